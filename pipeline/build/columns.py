@@ -1,0 +1,125 @@
+"""The columns a template uses, made ready to be read, with the rows that cannot be.
+
+Owns what is wrong with a value before any template sees it: null, not UTF-8, not a finite number. Unwraps
+dictionaries and run-end encodings. The carried columns never come through here. Knows nothing of templates or JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NULL_VALUE = "null_value"
+UNRENDERABLE = "unrenderable"
+
+
+class Unreadable:
+    """Stands for a value that exists in Arrow and not in Python (a date after the year 9999)."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of an unwrapped type are text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def unwrapped(kind: pa.DataType) -> pa.DataType:
+    """The type behind dictionary and run-end encodings."""
+    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    return kind
+
+
+def holds_binary(kind: pa.DataType) -> bool:
+    """Whether values of a type are, or contain, raw bytes, which have no text."""
+    kind = unwrapped(kind)
+    if isinstance(kind, pa.BaseExtensionType):
+        return False
+    if (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    ):
+        return True
+    return any(holds_binary(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def unwrap(column: pa.ChunkedArray) -> pa.Array:
+    """One array of plain values."""
+    array: pa.Array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # pyarrow gives chunks back where one array would overflow its offsets
+        array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
+    while pa.types.is_dictionary(array.type) or pa.types.is_run_end_encoded(array.type):
+        array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else pc.run_end_decode(array)
+    return array
+
+
+def valid_text(array: pa.Array) -> tuple[pa.Array, pa.BooleanArray | None]:
+    """Null the strings that are not UTF-8.
+
+    Returns:
+        The array and a mask of the rows nulled; None for the mask where all are valid.
+    """
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        raws = array.cast(pa.large_binary()).to_pylist()
+    else:
+        return array, None
+    texts = [None if raw is None else raw.decode(errors="replace") for raw in raws]
+    bad = [text is not None and text.encode() != raw for raw, text in zip(raws, texts, strict=True)]
+    kept = [None if wrong else text for text, wrong in zip(texts, bad, strict=True)]
+    return pa.array(kept, pa.large_string()), pa.array(bad, pa.bool_())
+
+
+def faults(name: str, array: pa.Array, not_utf8: pa.BooleanArray | None) -> list[tuple[pa.BooleanArray, str, str]]:
+    """What is wrong with the values of a column.
+
+    Returns:
+        Masks over the rows, each with its skip code and message; the first that applies to a row counts.
+    """
+    found = []
+    if not_utf8 is not None:
+        found.append((not_utf8, UNRENDERABLE, f"column {name} is not valid UTF-8"))
+    if array.null_count:
+        found.append((array.is_null(), NULL_VALUE, f"column {name} is null"))
+    if pa.types.is_floating(array.type):
+        infinite = pc.fill_null(pc.invert(pc.is_finite(array)), False)
+        if pc.any(infinite).as_py():
+            found.append((infinite, UNRENDERABLE, f"column {name} is not a finite number"))
+    return found
+
+
+def python_values(array: pa.Array) -> list[Any]:
+    """The values as a template sees them.
+
+    Nanoseconds are cut to microseconds, so that a text does not depend on which libraries are installed, and a 32-bit
+    float is the shortest decimal that stands for it (0.1 and not 0.10000000149011612).
+    """
+    kind = array.type
+    if pa.types.is_float32(kind):
+        array = array.cast(pa.string()).cast(pa.float64())
+    elif (pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind)) and kind.unit == "ns":
+        array = array.cast(_microseconds(kind), safe=False)
+    try:
+        return list(array.to_pylist())
+    except (ValueError, OverflowError, ArithmeticError, TypeError):
+        return [_python_value(scalar) for scalar in array]
+
+
+def _python_value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, ArithmeticError, TypeError) as error:
+        return Unreadable(str(error))
+
+
+def _microseconds(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")

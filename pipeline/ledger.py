@@ -1,0 +1,360 @@
+"""The ledger of a run: one SQLite file that survives kill -9 at any instruction.
+
+Owns every write of a run's state, the legality of a batch's moves, and the append-only list of transitions. One process
+writes (the run folder's lock sees to that), others may read. Statements stand in `ledger.sql`. Keeps nothing per source
+row, no secret, and knows nothing of the network.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DiskFullError, LedgerError
+from pipeline.shard import Batch, BatchState, Shard, is_legal
+
+SCHEMA_VERSION = 1
+
+_SETTABLE = frozenset(
+    "deployment refusals not_before posted_at unsettled_at input_deleted_at upload remote_id remote_status missing_since "
+    "output_file_id error_file_id error_code error_message count_total count_completed count_failed succeeded failed leftover "
+    "prompt_tokens completion_tokens".split()
+)
+
+
+@cache
+def _statements() -> dict[str, str]:
+    """The named statements of `ledger.sql`."""
+    text = files("pipeline").joinpath("ledger.sql").read_text(encoding="utf-8")
+    parts = text.split("-- name: ")[1:]
+    return {name.strip(): body.strip() for name, body in (part.split("\n", 1) for part in parts)}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What is known of a deployment; tokens are enqueued tokens (contract §8)."""
+
+    name: str
+    endpoint: str
+    quota_tokens: int | None
+    learned_tokens: int | None
+    enqueued_header: int | None
+    maximum_header: int | None
+    proven: bool
+    set_aside: str | None
+
+    @property
+    def limit_tokens(self) -> int | None:
+        """The smallest limit that anybody told us: the user, a refusal, or the service's header. None: nobody did."""
+        told = [limit for limit in (self.quota_tokens, self.learned_tokens, self.maximum_header) if limit]
+        return min(told) if told else None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the sealed shards."""
+
+    shards: int
+    rows: int
+    requests: int
+    skipped: int
+    bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateCount:
+    """Sums over the batches of one state; `reported` is what the service says is finished, `placed` what later batches took over."""
+
+    state: BatchState
+    batches: int
+    rows: int
+    tokens: int
+    succeeded: int
+    failed: int
+    leftover: int
+    prompt_tokens: int
+    completion_tokens: int
+    reported: int
+    placed: int
+
+
+class Ledger:
+    """The open ledger.
+
+    Args:
+        path: the SQLite file.
+        create: make it; otherwise it must be there.
+        readonly: for `status` and `merge --partial`, beside a running process.
+
+    Raises:
+        LedgerError: not there, not a ledger, or of another version.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, readonly: bool = False) -> None:
+        self.path = path
+        if not create and not path.is_file():
+            raise LedgerError(f"{path.parent} holds no run (there is no {path.name} in it): name a run folder.")
+        mode = "ro" if readonly else "rwc" if create else "rw"
+        uri = f"{path.resolve().as_uri()}?mode={mode}"
+        self._sql = _statements()
+        with self._told():
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
+            self._open(create=create, readonly=readonly)
+
+    def _open(self, *, create: bool, readonly: bool) -> None:
+        self._db.execute("PRAGMA foreign_keys=ON")
+        if not readonly:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+        self.has_schema = True
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and create:
+            with self.transaction():
+                # executescript would commit by itself; triggers hold a semicolon, so statements are told apart by SQLite.
+                statement = ""
+                for line in self._sql["schema"].splitlines(keepends=True):
+                    statement += line
+                    if sqlite3.complete_statement(statement):
+                        self._db.execute(statement)
+                        statement = ""
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version == 0:
+            self.has_schema = False  # killed between making the file and its first transaction
+        elif version != SCHEMA_VERSION:
+            raise LedgerError(
+                f"{self.path} is a ledger of version {version}, this batchmill writes version {SCHEMA_VERSION}: "
+                "finish the run with the version that began it."
+            )
+
+    def close(self) -> None:
+        """Close the file; harmless when repeated."""
+        self._db.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours, at this one place."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "full" in str(error) or "disk I/O" in str(error):
+                raise DiskFullError(
+                    f"No room left on the disk of {self.path.parent}: free some and run the same command again."
+                ) from error
+            raise LedgerError(f"The ledger {self.path} cannot be used ({error}).") from error
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.IntegrityError):
+                raise
+            raise LedgerError(f"{self.path} is not a ledger, or is damaged ({error}).") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block's writes, or none; durable when the block ends. Nested blocks join the outer one."""
+        if self._db.in_transaction:
+            yield
+            return
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _run(self, name: str, *values: Any) -> sqlite3.Cursor:
+        with self._told():
+            return self._db.execute(self._sql[name], values)
+
+    # ---- meta
+
+    def put(self, key: str, value: str) -> None:
+        """Set one value of the run."""
+        self._run("put_meta", key, value)
+
+    def get(self, key: str) -> str | None:
+        """One value of the run, or None."""
+        found = self._run("get_meta", key).fetchone()
+        return None if found is None else str(found[0])
+
+    # ---- shards
+
+    def seal_span(self, span: int, first_row: int, stop_row: int, shards: Sequence[tuple[Any, ...]]) -> None:
+        """Record a span whose row files are durable. `shards`: (name, first, stop, requests, skipped, bytes, tokens)."""
+        with self.transaction():
+            self._run("add_span", span, first_row, stop_row)
+            for name, *rest in shards:
+                self._run("add_shard", name, span, *rest)
+
+    def next_span(self) -> tuple[int, int]:
+        """Number and first row of the span to be sealed next."""
+        span, row = self._run("last_span").fetchone()
+        return int(span), int(row)
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards in row order."""
+        return (Shard(*row) for row in self._run("shards"))
+
+    def shards_of(self, batch: int) -> list[Shard]:
+        """The shards that a batch has rows of, in row order."""
+        return [Shard(*row) for row in self._run("shards_of_batch", batch)]
+
+    def shards_covering(self, first_row: int, last_row: int) -> list[Shard]:
+        """The shards that hold any row from `first_row` to `last_row`, both included."""
+        return [Shard(*row) for row in self._run("shards_covering", first_row, last_row)]
+
+    def unbatched(self, most: int) -> list[Shard]:
+        """The first shards that no batch has yet."""
+        return [Shard(*row) for row in self._run("shards_unbatched", most)]
+
+    def unbatched_count(self) -> int:
+        """How many shards no batch has yet."""
+        return int(self._run("shards_unbatched_count").fetchone()[0])
+
+    def totals(self) -> Totals:
+        """Sums over all shards."""
+        return Totals(*self._run("totals").fetchone())
+
+    # ---- deployments
+
+    def add_deployment(self, name: str, endpoint: str, quota_tokens: int | None) -> None:
+        """Make a deployment known, or renew its endpoint and quota on resume."""
+        self._run("add_deployment", name, endpoint, quota_tokens)
+
+    def deployments(self) -> list[Deployment]:
+        """The deployments of the run, by name."""
+        return [Deployment(*row[:6], bool(row[6]), row[7]) for row in self._run("deployments")]
+
+    def learn(self, name: str, **values: int | str | None) -> None:
+        """Keep what was learnt of a deployment (`learned_tokens`, `enqueued_header`, `maximum_header`, `proven`, `set_aside`)."""
+        assert values.keys() <= {"learned_tokens", "enqueued_header", "maximum_header", "proven", "set_aside"}
+        columns = ", ".join(f"{column} = ?" for column in values)
+        with self._told():
+            self._db.execute(f"UPDATE deployment SET {columns} WHERE name = ?", (*values.values(), name))
+
+    # ---- batches
+
+    def next_batch(self) -> int:
+        """The number the next batch gets."""
+        return int(self._run("next_batch").fetchone()[0])
+
+    def add_batch(
+        self, batch: int, deployment: str, *, bytes: int, tokens: int, shards: Sequence[tuple[int, int]]
+    ) -> None:
+        """Record a planned batch whose row list is durable. `shards`: (shard, rows of it)."""
+        with self.transaction():
+            rows = sum(count for _, count in shards)
+            self._run("add_batch", batch, deployment, rows, bytes, tokens)
+            for shard, count in shards:
+                self._run("add_batch_shard", batch, shard, count)
+
+    def mark_batched(self, shard: int) -> None:
+        """All sendable rows of the shard are in batches now."""
+        if self._run("mark_batched", shard).rowcount != 1:
+            raise LedgerError(f"Shard {shard} was to be planned twice: the run folder is inconsistent.")
+
+    def place_leftover(self, batch: int) -> None:
+        """The batch's unanswered rows are in a later batch now."""
+        if self._run("place_leftover", batch).rowcount != 1:
+            raise LedgerError(
+                f"The leftovers of batch {batch} were to be planned twice: the run folder is inconsistent."
+            )
+
+    def leftovers(self) -> list[tuple[int, int]]:
+        """(batch, rows) of finished batches with rows to be asked again that no batch has yet."""
+        return [(int(batch), int(rows)) for batch, rows in self._run("leftovers")]
+
+    def _batches(self, where: str, *values: Any) -> list[Batch]:
+        with self._told():
+            found = self._db.execute(f"{self._sql['batches']} WHERE {where} ORDER BY b.batch", values)
+            return [Batch(row[0], row[1], BatchState(row[2]), *row[3:]) for row in found]
+
+    def open_batches(self) -> list[Batch]:
+        """The batches that still want something done."""
+        return self._batches("b.state NOT IN ('done', 'split')")
+
+    def batches(self) -> list[Batch]:
+        """All batches."""
+        return self._batches("1")
+
+    def batch(self, number: int) -> Batch:
+        """One batch as it stands now."""
+        return self._batches("b.batch = ?", number)[0]
+
+    def move(self, batch: Batch, new: BatchState, at: float, note: str = "", **values: Any) -> Batch:
+        """Move a batch to another state, with what changes along; durable on return.
+
+        Raises:
+            LedgerError: the move is not in the table, or the batch is no longer where the caller saw it.
+        """
+        if not is_legal(batch.state, new):
+            raise LedgerError(f"Batch {batch.name} cannot go from {batch.state} to {new}: please report this.")
+        assert values.keys() <= _SETTABLE, values.keys() - _SETTABLE
+        columns = "".join(f", {column} = ?" for column in values)
+        with self.transaction():
+            done = self._db.execute(
+                f"UPDATE batch SET state = ?{columns} WHERE batch = ? AND state = ?",
+                (new, *values.values(), batch.batch, batch.state),
+            )
+            if done.rowcount != 1:
+                raise LedgerError(
+                    f"Batch {batch.name} is no longer {batch.state}: does another process act on this run?"
+                )
+            self._run("add_transition", at, batch.batch, batch.state, new, note)
+        return self.batch(batch.batch)
+
+    def note(self, batch: Batch, **values: Any) -> None:
+        """Change facts of a batch that do not move it (its status at the service, its counts)."""
+        assert values.keys() <= _SETTABLE, values.keys() - _SETTABLE
+        columns = ", ".join(f"{column} = ?" for column in values)
+        with self._told():
+            self._db.execute(f"UPDATE batch SET {columns} WHERE batch = ?", (*values.values(), batch.batch))
+
+    def state_counts(self) -> dict[BatchState, StateCount]:
+        """Sums over batches by state."""
+        found = (StateCount(BatchState(row[0]), *row[1:]) for row in self._run("state_counts"))
+        return {count.state: count for count in found}
+
+    def outcome_files(self) -> Iterator[tuple[int, int, str, str]]:
+        """(shard, batch, deployment, the service's batch id) of every finished batch, by shard and batch."""
+        return iter(self._run("outcome_files"))
+
+    # ---- uploads
+
+    def begin_upload(self, batch: Batch, run_id: str, at: float) -> Batch:
+        """Record that an upload begins, under a name never used before; the batch is `uploading` on return."""
+        with self.transaction():
+            tries = int(self._run("uploads_of_batch", batch.batch).fetchone()[0])
+            name = f"batchmill-{run_id}-{batch.name}-{tries + 1:02d}.jsonl"
+            upload = self._run("add_upload", batch.batch, name, at).lastrowid
+            return self.move(batch, BatchState.UPLOADING, at, name, upload=upload)
+
+    def end_upload(self, batch: Batch, file_id: str, at: float) -> Batch:
+        """Record the input file that an upload made."""
+        with self.transaction():
+            self._run("upload_arrived", file_id, batch.upload_name)
+            return self.move(batch, BatchState.UPLOADED, at, file_id)
+
+    def spent_uploads(self) -> list[str]:
+        """Input files at the service that no open batch needs."""
+        return [str(row[0]) for row in self._run("uploads_spent")]
+
+    def upload_deleted(self, file_id: str, at: float) -> None:
+        """Record that an input file is gone from the service."""
+        self._run("upload_deleted", at, file_id)
+
+    def batch_of_file(self, file_id: str) -> int | None:
+        """The batch that an input file was uploaded for, or None when it is not ours."""
+        found = self._run("file_is_ours", file_id).fetchone()
+        return None if found is None else int(found[0])
+
+    def transitions(self) -> Iterator[tuple[float, int, str, str, str]]:
+        """Every move ever made: (time, batch, from, to, note)."""
+        return iter(self._run("transitions"))
