@@ -1,7 +1,8 @@
 """What a run is told: the kind of service, its limits, and the settings frozen when the run starts.
 
-Owns the limits per service (dated, from the service's contract, §7), the fingerprint that names a run, and the checks of
-numbers given on the command line. Reads no file and speaks to nobody. Holds no secret: keys stay in the environment.
+Owns the limits per service (dated, from the service's contract, §7), the fingerprint that names a run, and the
+checks of numbers given on the command line. Reads no file and speaks to nobody. Holds no secret: keys stay in the
+environment.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ class Settings:
     def fingerprint(self) -> str:
         """Hex digest of what makes two runs the same run (design, *The command line*).
 
-        Limits, quota and the Azure deployment are left out on purpose: they may differ without changing any answer's meaning.
+        Limits, quota and the Azure deployment are left out on purpose: they may differ without changing what is
+        asked.
         """
         identity = {
             "format": FORMAT,
@@ -133,9 +135,9 @@ class Settings:
             "limit": self.limit_rows,
             "id_column": self.id_column,
             "kind": self.kind,
-            "body": self.body,
+            "body": json.dumps(self.body),  # as text: the order of its keys is the order on the wire
             "model": self.model if self.service is ServiceKind.OPENAI else None,
-            "answer": self.answer,
+            "answer": json.dumps(self.answer),
             "on_null": "skip",
             "service": self.service.value,
         }

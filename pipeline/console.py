@@ -1,7 +1,7 @@
 """Everything a person sees: lines, the live display, tables, the question before money is spent.
 
-A terminal gets one live line; a pipe gets plain lines. All of it goes to stderr, so that stdout holds only what was asked for
-(`--json`). Knows the numbers it is given and nothing else.
+A terminal gets one live line; a pipe gets plain lines. All of it goes to stderr, so that stdout holds only what was
+asked for (`--json`). Knows the numbers it is given and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The emulator as a child process of a run: started on an ephemeral loopback port, gone when the run's pipe closes.
 
-Only starts and stops it: the emulator is spoken to through the same service module as Azure, and is never imported. Its state
-lies in the run folder, under a lock of its own, so that a killed run finds its batches again.
+Only starts and stops it: the emulator is spoken to through the same service module as Azure, and is never imported.
+Its state lies in the run folder, under a lock of its own, so that a killed run finds its batches again.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ BatchmillError               1    the run could not go on
 └── StoppedError             4    stopped with work pending, resumable
     └── InterruptedBySignal  130/143
 
-A bad *row* is never an exception: it is an outcome with a code. The text of an error is one sentence for the user: what is
-wrong, where, and what to do. Knows nothing of click or rich.
+A bad *row* is never an exception: it is an outcome with a code. The text of an error is one sentence for the user:
+what is wrong, where, and what to do. Knows nothing of click or rich.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The name of a row on the wire: `<prefix>-<row>`.
 
 Owns how a run's prefix and a row number become a `custom_id`. The prefix is the first characters of the run's
-fingerprint, so that result files of another run cannot be merged by mistake. Knows nothing of sources, batches or the
-service.
+fingerprint, so that result files of another run cannot be merged by mistake. Knows nothing of sources, batches or
+the service.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The ledger of a run: one SQLite file that survives kill -9 at any instruction.
 
-Owns every write of a run's state, the legality of a batch's moves, and the append-only list of transitions. One process
-writes (the run folder's lock sees to that), others may read. Statements stand in `ledger.sql`. Keeps nothing per source
-row, no secret, and knows nothing of the network.
+Owns every write of a run's state, the legality of a batch's moves, and the append-only list of transitions. One
+process writes (the run folder's lock sees to that), others may read. Statements stand in `ledger.sql`. Keeps nothing
+per source row, no secret, and knows nothing of the network.
 """
 
 from __future__ import annotations
@@ -22,10 +22,32 @@ from pipeline.shard import Batch, BatchState, Shard, is_legal
 SCHEMA_VERSION = 1
 
 _SETTABLE = frozenset(
-    "deployment refusals not_before posted_at unsettled_at input_deleted_at upload remote_id remote_status missing_since "
-    "output_file_id error_file_id error_code error_message count_total count_completed count_failed succeeded failed leftover "
-    "prompt_tokens completion_tokens".split()
+    {
+        "deployment",
+        "refusals",
+        "not_before",
+        "posted_at",
+        "unsettled_at",
+        "input_deleted_at",
+        "upload",
+        "remote_id",
+        "remote_status",
+        "missing_since",
+        "output_file_id",
+        "error_file_id",
+        "error_code",
+        "error_message",
+        "count_total",
+        "count_completed",
+        "count_failed",
+        "succeeded",
+        "failed",
+        "leftover",
+        "prompt_tokens",
+        "completion_tokens",
+    }
 )
+"""Columns of a batch that change along with a move."""
 
 
 @cache
@@ -70,7 +92,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class StateCount:
-    """Sums over the batches of one state; `reported` is what the service says is finished, `placed` what later batches took over."""
+    """Sums over the batches of one state.
+
+    `reported` is what the service says is finished, `placed` what later batches took over.
+    """
 
     state: BatchState
     batches: int
@@ -117,7 +142,7 @@ class Ledger:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and create:
             with self.transaction():
-                # executescript would commit by itself; triggers hold a semicolon, so statements are told apart by SQLite.
+                # executescript would commit by itself; a trigger holds semicolons, so SQLite tells statements apart.
                 statement = ""
                 for line in self._sql["schema"].splitlines(keepends=True):
                     statement += line
@@ -165,9 +190,12 @@ class Ledger:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:
+                if self._open_transaction():
                     self._db.execute("ROLLBACK")
                 raise
+
+    def _open_transaction(self) -> bool:
+        return self._db.in_transaction
 
     def _run(self, name: str, *values: Any) -> sqlite3.Cursor:
         with self._told():
@@ -187,7 +215,10 @@ class Ledger:
     # ---- shards
 
     def seal_span(self, span: int, first_row: int, stop_row: int, shards: Sequence[tuple[Any, ...]]) -> None:
-        """Record a span whose row files are durable. `shards`: (name, first, stop, requests, skipped, bytes, tokens)."""
+        """Record a span whose row files are durable.
+
+        `shards`: (name, first row, stop row, requests, skipped, bytes, tokens) each.
+        """
         with self.transaction():
             self._run("add_span", span, first_row, stop_row)
             for name, *rest in shards:
@@ -230,10 +261,13 @@ class Ledger:
 
     def deployments(self) -> list[Deployment]:
         """The deployments of the run, by name."""
-        return [Deployment(*row[:6], bool(row[6]), row[7]) for row in self._run("deployments")]
+        return [
+            Deployment(name, endpoint, quota, learned, enqueued, maximum, bool(proven), set_aside)
+            for name, endpoint, quota, learned, enqueued, maximum, proven, set_aside in self._run("deployments")
+        ]
 
     def learn(self, name: str, **values: int | str | None) -> None:
-        """Keep what was learnt of a deployment (`learned_tokens`, `enqueued_header`, `maximum_header`, `proven`, `set_aside`)."""
+        """Keep what was learnt of a deployment: its columns by name."""
         assert values.keys() <= {"learned_tokens", "enqueued_header", "maximum_header", "proven", "set_aside"}
         columns = ", ".join(f"{column} = ?" for column in values)
         with self._told():

@@ -13,7 +13,7 @@ from pipeline.console import service_words
 from pipeline.ids import custom_ids
 
 if TYPE_CHECKING:
-    from pipeline.run import Job, Options
+    from pipeline.opening import Job, Options
 
 
 def plan_of(job: Job, options: Options, *, show: int) -> dict[str, Any]:

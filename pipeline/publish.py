@@ -1,4 +1,6 @@
-"""From a run folder to its output: which outcomes belong to which shard, where the output goes, and what its metadata says."""
+"""From a run folder to its output: which outcomes belong to which shard, where the output goes, and what its
+metadata says.
+"""
 
 from __future__ import annotations
 

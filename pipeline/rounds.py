@@ -1,7 +1,8 @@
 """The rounds of a run: which rows go into which batch, its request file, and what its results mean.
 
-Joins the sealed row files, the ledger and the outcomes, so that the runner need not know any of them. A round's row list is
-durable before the ledger knows the batch; leftovers of many batches are pooled into few. Speaks to no service.
+Joins the sealed row files, the ledger and the outcomes, so that the runner need not know any of them. A round's row
+list is durable before the ledger knows the batch; leftovers of many batches are pooled into few. Speaks to no
+service.
 """
 
 from __future__ import annotations
@@ -190,7 +191,8 @@ class Rounds:
             return None
         if written.lines != batch.rows:
             raise BatchmillError(
-                f"{batch.name} renders to {written.lines:,} requests for {batch.rows:,} rows: a row file was changed after sealing."
+                f"{batch.name} renders to {written.lines:,} requests for {batch.rows:,} rows: "
+                "a row file was changed after sealing."
             )
         return path
 

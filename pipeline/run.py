@@ -1,268 +1,46 @@
 """Composes sealing, submitting and merging into one resumable run.
 
-Owns the order of a run (open or find its folder, seal, plan, consent, rounds, merge) and what of it is frozen. Every part may
-be the last before a crash: the next start finds where it stands in the ledger. What a person sees is the screen's.
+Owns the order of a run (open or find its folder, seal, plan, consent, rounds, merge) and what of it is frozen. Every
+part may be the last before a crash: the next start finds where it stands in the ledger. What a person sees is the
+screen's.
 """
 
 from __future__ import annotations
 
 import base64
-import os
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 import pyarrow as pa
 
 from pipeline.build.packer import Limits
-from pipeline.build.prompt import Prompt, default_prompt, load_prompt
+from pipeline.build.prompt import Prompt
 from pipeline.build.seal import seal
-from pipeline.build.source import Source, open_source
-from pipeline.build.template import Template, compile_template
-from pipeline.config import LIMITS, ServiceKind, Settings, checked_limit, request_url, shard_tokens_max
+from pipeline.build.template import compile_template
+from pipeline.config import ServiceKind, Settings
 from pipeline.console import Screen, service_words
 from pipeline.embedded import KEY, EmbeddedEmulator
-from pipeline.errors import InterruptedBySignal, RunFolderError, StoppedError, UsageError
+from pipeline.errors import RunFolderError, StoppedError, UsageError
 from pipeline.folder import RunFolder
 from pipeline.ledger import Ledger
-from pipeline.merge.output import MergeCounts, check_out, choose_prefix
+from pipeline.merge.output import MergeCounts
+from pipeline.opening import Job, Options
 from pipeline.progress import progress_of
 from pipeline.publish import publish
 from pipeline.rounds import Rounds
-from pipeline.submit.runner import Pace, Runner
+from pipeline.signals import Signals
+from pipeline.submit.posting import Pace
+from pipeline.submit.runner import Runner
 from pipeline.submit.service import Service, connect
 
 REAL_POLL_S = 60.0
 EMULATOR_POLL_S = 0.2
 GRACE_POLLS = 5
 """An unknown create is waited for this many polls before its input is taken away."""
-
-EMULATOR_MODEL = "gpt-4o-batch"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line said; None where it said nothing."""
-
-    data: Path | None = None
-    prompt: Path | None = None
-    out: Path | None = None
-    run_dir: Path | None = None
-    service: str = "auto"
-    model: str | None = None
-    quota_tokens: int | None = None
-    max_lines: int | None = None
-    max_bytes: int | None = None
-    max_attempts: int = 3
-    limit: int | None = None
-    id_column: str | None = None
-    prefix: str | None = None
-    poll_seconds: float | None = None
-    yes: bool = False
-    new_run: bool = False
-    submit: bool = False
-    keep_requests: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A source, its prompt and the settings that follow from both: what a new run would be."""
-
-    source: Source
-    template: Template
-    settings: Settings
-
-
-class Signals:
-    """SIGINT and SIGTERM: the first asks to stop after the current step, the second leaves at once."""
-
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
-        self._asked = threading.Event()
-        self.number = 0
-
-    @contextmanager
-    def caught(self) -> Iterator[Signals]:
-        """Catch both while the block runs (in the main thread)."""
-        before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self._asked.is_set():
-            os._exit(128 + number)
-        self.number = number
-        self._asked.set()
-
-    def asked(self) -> bool:
-        """Whether a signal came."""
-        return self._asked.is_set()
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, or until a signal comes."""
-        self._asked.wait(seconds)
-
-    def stop_if_asked(self, folder: RunFolder) -> None:
-        """Raise when a signal came."""
-        if self.asked():
-            raise InterruptedBySignal(
-                f"Stopped; nothing is lost. Go on with: batchmill run --run-dir {folder.path}", self.number
-            )
-
-
-def service_kind(name: str, *, interactive: bool, say: Callable[[str], None]) -> ServiceKind:
-    """The service that `--service` names; `auto` means Azure when its endpoint is set, else the emulator.
-
-    Raises:
-        UsageError: `auto`, no endpoint, and nobody there to see that answers would be synthetic.
-    """
-    if name != "auto":
-        return ServiceKind(name)
-    if os.environ.get("AZURE_OPENAI_ENDPOINT"):
-        return ServiceKind.AZURE
-    if not interactive:
-        raise UsageError(
-            "No service is configured: set AZURE_OPENAI_ENDPOINT, or name --service emulator for synthetic answers."
-        )
-    say("AZURE_OPENAI_ENDPOINT is not set: using the emulator; its answers are synthetic.")
-    return ServiceKind.EMULATOR
-
-
-def prepare(options: Options, kind: ServiceKind, say: Callable[[str], None]) -> Job:
-    """Read source and prompt and check everything that can be checked before a row is read.
-
-    Raises:
-        UsageError: and its kinds; says what to change.
-    """
-    if options.data is None:
-        raise UsageError("Name the data: batchmill run DATA, or --run-dir DIR to go on with a run.")
-    source = open_source(options.data)
-    prompt = _prompt(options, source, say)
-    template = compile_template(prompt, source.schema)
-    v1 = os.environ.get("AZURE_OPENAI_ENDPOINT", "").rstrip("/").endswith("/openai/v1")
-    limits = LIMITS[kind]
-    if options.id_column and options.id_column not in source.schema.names:
-        raise UsageError(
-            f"--id-column {options.id_column!r} is no column of {options.data}: it has {', '.join(source.schema.names)}."
-        )
-    model = options.model or prompt.model or (EMULATOR_MODEL if kind is ServiceKind.EMULATOR else None)
-    if not model:
-        raise UsageError(
-            "No model is named: give --model NAME (on Azure the deployment), or body.model in the prompt file."
-        )
-    if options.limit is not None and options.limit < 0:
-        raise UsageError("--limit takes a number of rows, 0 or more.")
-    settings = Settings(
-        service=kind,
-        kind=prompt.kind,
-        body=prompt.body,
-        model=model,
-        answer=prompt.answer,
-        prompt_name=prompt.name,
-        data_path=str(options.data.resolve()),
-        data_name=source.name,
-        data_digest=source.digest,
-        limit_rows=options.limit,
-        id_column=options.id_column,
-        lines_max=checked_limit("--max-lines", options.max_lines, limits.lines_max, kind),
-        bytes_max=checked_limit("--max-bytes", options.max_bytes, limits.bytes_max, kind),
-        tokens_max=shard_tokens_max(options.quota_tokens),
-        columns_prefix=choose_prefix(source.schema, prompt.answer, options.prefix),
-        url=request_url(kind, prompt.kind, v1=v1 and kind is ServiceKind.AZURE),
-    )
-    return Job(source, template, settings)
-
-
-def _prompt(options: Options, source: Source, say: Callable[[str], None]) -> Prompt:
-    if options.prompt is not None:
-        return load_prompt(options.prompt)
-    prompt, column = default_prompt(source.schema)
-    say(f"No prompt file: each request is the text of column {column!r}.")
-    return prompt
-
-
-def find_folder(options: Options, settings: Settings, runs: Path) -> RunFolder:
-    """The run's folder: the one named, or `runs/<data>-<fingerprint>`.
-
-    Raises:
-        RunFolderError: the folder is another run's, or an unfinished run of the same data has another prompt.
-    """
-    folder = RunFolder(options.run_dir or runs / f"{settings.data_name}-{settings.id_prefix}")
-    if folder.ledger.exists():
-        frozen = frozen_settings(folder)
-        if frozen is not None:
-            _check_same(folder, frozen, settings, options)
-        return folder
-    if folder.path.exists() and any(folder.path.iterdir()) and not (folder.path / "lock").exists():
-        raise RunFolderError(f"{folder.path} holds other files and no run: choose another folder with --run-dir.")
-    if not options.new_run and options.run_dir is None:
-        for other in sorted(runs.glob(f"{settings.data_name}-*")):
-            theirs = frozen_settings(RunFolder(other)) if (other / "run.db").exists() else None
-            if theirs and theirs.data_digest == settings.data_digest and not is_finished(RunFolder(other)):
-                raise RunFolderError(
-                    f"{other} is an unfinished run of the same data with another {_difference(theirs, settings)}: go on with it "
-                    f"(batchmill run --run-dir {other}), or start a new one with --new-run."
-                )
-    return folder
-
-
-def _difference(frozen: Settings, wanted: Settings) -> str:
-    for word, names in {
-        "source": ("data_digest",),
-        "service": ("service",),
-        "prompt": ("kind", "body", "answer"),
-        "selection of rows": ("limit_rows", "id_column"),
-    }.items():
-        if any(getattr(frozen, name) != getattr(wanted, name) for name in names):
-            return word
-    return "model"
-
-
-def _check_same(folder: RunFolder, frozen: Settings, wanted: Settings, options: Options) -> None:
-    if frozen.fingerprint != wanted.fingerprint:
-        raise RunFolderError(
-            f"{folder.path} is a run of {frozen.data_path} with {frozen.prompt_name} on {frozen.service.value}; what you ask for has another "
-            f"{_difference(frozen, wanted)}: name another folder with --run-dir."
-        )
-    for flag, given, name in (
-        ("--max-lines", options.max_lines, "lines_max"),
-        ("--max-bytes", options.max_bytes, "bytes_max"),
-        ("--prefix", options.prefix, "columns_prefix"),
-    ):
-        if given is not None and given != getattr(frozen, name):
-            raise RunFolderError(
-                f"{folder.path} was started with {flag} {getattr(frozen, name)}, which cannot change any more: leave {flag} out, or "
-                "name another folder with --run-dir."
-            )
-
-
-def frozen_settings(folder: RunFolder) -> Settings | None:
-    """The settings of the run in a folder; None when it was killed before it had any."""
-    ledger = Ledger(folder.ledger, readonly=True)
-    try:
-        text = ledger.get("settings") if ledger.has_schema else None
-        return None if text is None else Settings.from_json(text)
-    finally:
-        ledger.close()
-
-
-def is_finished(folder: RunFolder) -> bool:
-    """Whether the run in a folder is sealed and has nothing left to ask."""
-    ledger = Ledger(folder.ledger, readonly=True)
-    try:
-        return bool(ledger.has_schema and ledger.get("finished"))
-    finally:
-        ledger.close()
 
 
 class Run:
@@ -447,7 +225,8 @@ class Run:
         """
         if self.ledger.get("answered"):
             raise RunFolderError(
-                f"{self.folder.path} is being submitted from here: go on with batchmill run --run-dir {self.folder.path}"
+                f"{self.folder.path} is being submitted from here: "
+                f"go on with batchmill run --run-dir {self.folder.path}"
             )
         self.ledger.put("by_hand", "1")
         self.ledger.add_deployment(self.settings.model, "", self._options.quota_tokens)
@@ -479,29 +258,3 @@ class Run:
         if self._options.out is not None:
             self.ledger.put("out", str(self._options.out))
         return publish(self.folder, self.ledger, self.settings, self.schema, out=self._options.out, partial=False)
-
-
-def open_run(options: Options, screen: Screen) -> tuple[RunFolder, Job | None]:
-    """The folder and the job that the options mean; writes nothing.
-
-    Raises:
-        UsageError: and its kinds.
-    """
-    if options.out is not None:
-        check_out(options.out)
-        if options.data is not None and options.out.resolve() == options.data.resolve():
-            raise UsageError(f"--out {options.out} is the source itself: name another file.")
-    if options.poll_seconds is not None and not options.poll_seconds > 0:
-        raise UsageError("--poll-seconds takes a number of seconds above 0.")
-    if options.data is None:
-        if options.run_dir is None:
-            raise UsageError("Name the data (batchmill run DATA), or a run to go on with (--run-dir DIR).")
-        folder = RunFolder(options.run_dir)
-        if frozen_settings(folder) is None:
-            raise RunFolderError(f"{options.run_dir} was stopped before it began: run it again with its data.")
-        return folder, None
-    kind = service_kind(options.service, interactive=screen.interactive, say=screen.say)
-    job = prepare(options, kind, screen.say)
-    if kind is not ServiceKind.EMULATOR:
-        connect(kind, log=lambda line: None)  # a configuration that lacks something is found before sealing
-    return find_folder(options, job.settings, Path("runs")), job

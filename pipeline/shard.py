@@ -1,8 +1,8 @@
 """The vocabulary of a run: shards, batches, uploads, their states, and the table of legal moves. Pure.
 
-A *shard* is a sealed set of rows. A *batch* is the service's work on a frozen list of rows of one or many shards. An *upload*
-is one input file: every create has one of its own. States are text in the ledger; `MOVES` is the only list of legal moves,
-and the ledger refuses any other. Knows nothing of files, of SQL or of the service.
+A *shard* is a sealed set of rows. A *batch* is the service's work on a frozen list of rows of one or many shards. An
+*upload* is one input file: every create has one of its own. States are text in the ledger; `MOVES` is the only list
+of legal moves, and the ledger refuses any other. Knows nothing of files, of SQL or of the service.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def list_runs(runs: Path, screen: Screen, *, as_json: bool) -> None:
         return
     for found in listed:
         screen.say(
-            f"{found['run']}  {found['phase']}  {found['succeeded']:,} of {found['requests']:,} answered, {found['failed']:,} failed"
+            f"{found['run']}  {found['phase']}  {found['succeeded']:,} of {found['requests']:,} answered, "
+            f"{found['failed']:,} failed"
         )
     if not listed:
         screen.say(f"no runs in {runs}/")
@@ -109,7 +110,8 @@ def merge_again(run: Path, *, out: Path | None, partial: bool) -> tuple[MergeCou
             raise RunFolderError(f"{run} was stopped before it began: run it again with its data.")
         if not partial and not ledger.get("finished"):
             raise StoppedError(
-                f"{run} is not finished: go on with it (batchmill run --run-dir {run}), or take what is there with --partial."
+                f"{run} is not finished: go on with it (batchmill run --run-dir {run}), "
+                "or take what is there with --partial."
             )
         if partial and out is not None and ledger.get("out") == str(out):
             raise UsageError(f"--partial never writes to the run's own output {out}: name another file.")

@@ -1,4 +1,6 @@
-"""The commands. Each parses its options, calls one thing, and says the exit code; errors are translated once, in `main`."""
+"""The commands. Each parses its options, calls one thing, and says the exit code; errors are translated once, in
+`main`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ Exit codes:
 @click.group(epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="batchmill")
 def cli() -> None:
-    """Run a prompt over a whole corpus through the Azure OpenAI Batch API: the same rows come back, with the answers beside them."""
+    """Run a prompt over a whole corpus through the Azure OpenAI Batch API.
+
+    The same rows come back, in the same order, with the answers beside them.
+    """
 
 
 def _source_options(command: Any) -> Any:
@@ -101,12 +106,14 @@ def run(as_json: bool, **given: Any) -> int:
     With --run-dir and no DATA an existing run goes on without looking at its source.
     """
     from pipeline.console import Screen, print_json
+    from pipeline.opening import Options, open_run
     from pipeline.progress import status_of
-    from pipeline.run import Options, Run, Signals, open_run
+    from pipeline.run import Run
+    from pipeline.signals import Signals
 
     screen = Screen(quiet=as_json)
     options = Options(**given)
-    signals = Signals(screen)
+    signals = Signals()
     with signals.caught():
         folder, job = open_run(options, screen)
         folder.make()
@@ -144,8 +151,8 @@ def _summary(screen: Any, counts: MergeCounts, out: Path, *, synthetic: bool) ->
 def plan(as_json: bool, show: int, **given: Any) -> int:
     """The dry run: rows, shards, tokens, and the first requests; writes nothing, sends nothing."""
     from pipeline.console import Screen, print_json
+    from pipeline.opening import Options, prepare, service_kind
     from pipeline.plan import plan_of, plan_table
-    from pipeline.run import Options, prepare, service_kind
 
     screen = Screen(quiet=as_json)
     options = Options(**given)
@@ -167,11 +174,13 @@ def plan(as_json: bool, show: int, **given: Any) -> int:
 def build(**given: Any) -> int:
     """Request files only, to upload by hand; `run --submit` submits them from here after all."""
     from pipeline.console import Screen
-    from pipeline.run import Options, Run, Signals, open_run
+    from pipeline.opening import Options, open_run
+    from pipeline.run import Run
+    from pipeline.signals import Signals
 
     screen = Screen()
     options = Options(**given)
-    signals = Signals(screen)
+    signals = Signals()
     with signals.caught():
         folder, job = open_run(options, screen)
         folder.make()

@@ -1,55 +1,37 @@
 """Carries batches from planned to done: performs what the scheduler decides and records it before and after.
 
-Owns the order of effects: an intent is in the ledger before its call, an outcome right after. Every step may be the last one
-before kill -9; the next start goes on from the ledger alone. Knows nothing of templates, row files or the output: rendering,
-freezing and collecting are functions given to it (`Work`).
+Owns the order of effects: an intent is in the ledger before its call, an outcome right after. Every step may be the
+last one before kill -9; the next start goes on from the ledger alone. Knows nothing of templates, row files or the
+output: rendering, freezing and collecting are functions given to it (`Work`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 from pipeline.errors import CredentialsError, DeploymentError, TwoLiveCopiesError, UnreachableError
 from pipeline.ledger import Ledger
 from pipeline.shard import QUEUED_STATES, TERMINAL_STATUSES, Batch, BatchState
-from pipeline.submit import schedule, settle
-from pipeline.submit.service import CallFailed, Effect, RemoteBatch, Service
-
-RUN_KEY = "batchmill_run"
-BATCH_KEY = "batchmill_batch"
-"""Metadata keys of every batch of ours; they confirm, the input file decides."""
+from pipeline.submit import schedule
+from pipeline.submit.posting import (
+    DEPLOYMENT_CODES,
+    NOT_PROCESSED,
+    NOWHERE,
+    QUOTA_CODE,
+    RUN_KEY,
+    Pace,
+    Poster,
+    Work,
+    no_deployment,
+)
+from pipeline.submit.remote import CallFailed, Effect, RemoteBatch
+from pipeline.submit.service import Service
 
 LOST_AFTER_S = 3_600.0
 """How long the service may not know a batch (404) before it is lost (design, *Outcomes*)."""
 
 FILE_POLL_S = 1.0
 BACKOFF_S_MAX = 300.0
-DEPLOYMENT_CODES = frozenset({"model_not_found", "deploymentnotfound", "operationnotsupported"})
-QUOTA_CODE = "token_limit_exceeded"
-
-
-class Work(Protocol):
-    """What the runner lets others do, all durable on return."""
-
-    def plan_shard(self, shard: int, tokens_max: int | None) -> None: ...
-    def pool_leftovers(self, tokens_max: int | None) -> None: ...
-    def split(self, batch: Batch, tokens_max: int) -> None: ...
-    def render(self, batch: Batch) -> Path | None: ...
-    def collect(self, batch: Batch, error: tuple[str, str] | None) -> None: ...
-    def results_of(self, batch: Batch) -> tuple[Path, Path]: ...
-    def drop_request(self, batch: Batch) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Seconds between polls, and how long a lagging listing is waited for."""
-
-    poll_s: float
-    grace_s: float
 
 
 class Runner:
@@ -82,7 +64,10 @@ class Runner:
         stopping: Callable[[], bool],
     ) -> None:
         self._ledger, self._service, self._work = ledger, service, work
-        self._run_id, self._endpoint_url, self._pace, self._pool_rows = run_id, endpoint_url, pace, pool_rows
+        self._run_id, self._pace, self._pool_rows = run_id, pace, pool_rows
+        self._poster = Poster(
+            ledger, service, work, run_id=run_id, endpoint_url=endpoint_url, pace=pace, clock=clock, say=say
+        )
         self._clock, self._say, self._stopping = clock, say, stopping
         self._polled_at = float("-inf")
         self._hurry = False
@@ -138,7 +123,8 @@ class Runner:
             )
         if failed.effect in (Effect.MISSING, Effect.REFUSED) and self._ledger.get("answered") is None:
             raise DeploymentError(
-                f"The service refuses the call ({failed.status} {failed.code}: {failed.message}): check the endpoint, the api-version "
+                f"The service refuses the call ({failed.status} {failed.code}: {failed.message}): "
+                "check the endpoint, the api-version "
                 "and the deployment, and run the same command again."
             )
         self._troubles += 1
@@ -179,7 +165,8 @@ class Runner:
             if ours is None:
                 if remote.metadata.get(RUN_KEY) == self._run_id:
                     raise TwoLiveCopiesError(
-                        f"Batch {remote.id} belongs to this run, but this run folder does not know it: another copy of the folder "
+                        f"Batch {remote.id} belongs to this run, but this run folder does not know it: "
+                        "another copy of the folder "
                         "is at work. Stop one of them."
                     )
                 continue
@@ -193,9 +180,9 @@ class Runner:
     def _step(self, batch: Batch, remote: dict[str, RemoteBatch], due: bool) -> None:
         match batch.state:
             case BatchState.UPLOADED:
-                self._post_when_processed(batch)
+                self._poster.post_when_processed(batch)
             case BatchState.UNSETTLED if due:
-                self._settle(batch, remote)
+                self._poster.settle(batch, remote)
             case BatchState.SUBMITTED if due:
                 self._poll(batch, remote)
             case BatchState.ENDED:
@@ -277,14 +264,14 @@ class Runner:
         """A batch that failed in validation. True when its rows go back to wait for another create."""
         code, message = batch.error_code or "", batch.error_message or ""
         if code == QUOTA_CODE or QUOTA_CODE in message or "enqueued token" in message.lower():
-            self._refused_for_quota(batch, message)
+            self._poster.refused_for_quota(batch, message)
             return True
-        if "Only files with status 'Processed'" in message:
-            self._ledger.move(batch, BatchState.PLANNED, self._clock(), "input file was not ready", **_NOWHERE)
+        if NOT_PROCESSED in message:
+            self._ledger.move(batch, BatchState.PLANNED, self._clock(), "input file was not ready", **NOWHERE)
             return True
         if code.lower() in DEPLOYMENT_CODES:
-            self._ledger.move(batch, BatchState.PLANNED, self._clock(), f"{code}: {message}", **_NOWHERE)
-            raise _no_deployment(batch, code, message)
+            self._ledger.move(batch, BatchState.PLANNED, self._clock(), f"{code}: {message}", **NOWHERE)
+            raise no_deployment(batch, code, message)
         return False
 
     # ---- what is new
@@ -310,7 +297,7 @@ class Runner:
             case schedule.Split(number, tokens_max):
                 self._work.split(self._ledger.batch(number), tokens_max)
             case schedule.Send(number, _):
-                self._send(self._ledger.batch(number))
+                self._poster.send(self._ledger.batch(number))
 
     def _state(self) -> schedule.State:
         batches = self._ledger.open_batches()
@@ -342,197 +329,9 @@ class Runner:
             pool_rows=self._pool_rows,
         )
 
-    def _send(self, batch: Batch) -> None:
-        path = self._work.render(batch)
-        if path is None:  # it no longer fits one file: smaller batches took its place
-            return
-        batch = self._ledger.begin_upload(batch, self._run_id, self._clock())
-        try:
-            assert batch.upload_name
-            file = self._service.upload(path, batch.upload_name)
-        except CallFailed as failed:
-            # An upload whose outcome is unknown is repeated under a new name; it costs nothing and expires by itself.
-            wait = failed.retry_after_s or schedule.wait_after_refusal(
-                batch.refusals + 1, others_queued=False, poll_s=0
-            )
-            self._ledger.move(
-                batch,
-                BatchState.PLANNED,
-                self._clock(),
-                str(failed),
-                not_before=self._clock() + wait,
-                refusals=batch.refusals + 1,
-            )
-            raise
-        self._ledger.put("answered", "1")
-        batch = self._ledger.end_upload(batch, file.id, self._clock())
-        if file.status == "processed":
-            self._post(batch)
-
-    def _post_when_processed(self, batch: Batch) -> None:
-        assert batch.file_id
-        try:
-            file = self._service.file(batch.file_id)
-        except CallFailed as failed:
-            if failed.effect is not Effect.MISSING:
-                raise
-            self._ledger.move(batch, BatchState.PLANNED, self._clock(), "input file is gone", **_NOWHERE)
-            return
-        if file.status in ("processed", "uploaded"):
-            self._post(batch)
-        elif file.status in ("error", "deleted", "deleting"):
-            self._ledger.move(batch, BatchState.PLANNED, self._clock(), f"input file is {file.status}", **_NOWHERE)
-
-    def _post(self, batch: Batch) -> None:
-        """Create the batch: the intent first, then one call, then its outcome."""
-        assert batch.file_id
-        batch = self._ledger.move(batch, BatchState.POSTING, self._clock(), posted_at=self._clock())
-        assert batch.file_id
-        metadata = {RUN_KEY: self._run_id, BATCH_KEY: batch.name}
-        try:
-            remote, quota = self._service.create(batch.file_id, self._endpoint_url, metadata)
-        except CallFailed as failed:
-            self._not_created(batch, failed)
-            return
-        now = self._clock()
-        learnt: dict[str, int | str | None] = {"enqueued_header": quota.enqueued_tokens}
-        if quota.maximum_tokens:
-            learnt["maximum_header"] = quota.maximum_tokens
-        self._ledger.learn(batch.deployment, **learnt)
-        self._accepted(batch, remote, now)
-
-    def _accepted(self, batch: Batch, remote: RemoteBatch, now: float) -> None:
-        self._ledger.move(
-            batch,
-            BatchState.SUBMITTED,
-            now,
-            remote.id,
-            remote_id=remote.id,
-            remote_status=remote.status,
-            refusals=0,
-            unsettled_at=None,
-        )
-        self._ledger.put("accepted", "1")
-        self._say(f"{batch.name} submitted: {batch.rows:,} rows as {remote.id}")
-
-    def _not_created(self, batch: Batch, failed: CallFailed) -> None:
-        """A create without a good answer: settle what is unknown, and act on what is a clear no."""
-        now = self._clock()
-        text = f"{failed.code} {failed.message}"
-        if failed.effect is Effect.UNKNOWN:
-            self._say(f"{batch.name}: the create got no clear answer ({failed}); looking for it before anything else")
-            self._ledger.move(batch, BatchState.UNSETTLED, now, str(failed), unsettled_at=now)
-        elif QUOTA_CODE in text or "enqueued token" in text.lower():
-            self._refused_for_quota(batch, failed.message)
-        elif (
-            failed.effect in (Effect.THROTTLED, Effect.UNREACHABLE)
-            or "Only files with status 'Processed'" in failed.message
-        ):
-            wait = failed.retry_after_s or schedule.wait_after_refusal(
-                batch.refusals + 1, others_queued=False, poll_s=0
-            )
-            self._ledger.move(
-                batch, BatchState.PLANNED, now, str(failed), not_before=now + wait, refusals=batch.refusals + 1
-            )
-        elif failed.effect is Effect.CREDENTIALS:
-            self._ledger.move(batch, BatchState.PLANNED, now, str(failed))
-            raise failed
-        elif failed.code.lower() in DEPLOYMENT_CODES or failed.effect is Effect.MISSING:
-            self._ledger.move(batch, BatchState.PLANNED, now, str(failed))
-            raise _no_deployment(batch, failed.code or str(failed.status), failed.message)
-        else:
-            code = failed.code or "invalid_request"
-            self._say(f"{batch.name} refused: {code}: {failed.message}")
-            collected = self._ledger.move(
-                batch,
-                BatchState.COLLECTED,
-                now,
-                str(failed),
-                remote_status="failed",
-                error_code=code,
-                error_message=failed.message,
-            )
-            self._work.collect(collected, (code, failed.message))
-
-    def _refused_for_quota(self, batch: Batch, message: str) -> None:
-        """The deployment's queue is full: learn its limit, wait for ours to end or back off. Costs no attempt."""
-        now = self._clock()
-        refusals = batch.refusals + 1
-        others = [
-            other
-            for other in self._ledger.open_batches()
-            if other.batch != batch.batch and other.deployment == batch.deployment and other.state in QUEUED_STATES
-        ]
-        wait = schedule.wait_after_refusal(refusals, others_queued=bool(others), poll_s=self._pace.poll_s)
-        with self._ledger.transaction():
-            if limit := limit_in(message):
-                self._ledger.learn(batch.deployment, learned_tokens=limit)
-            self._ledger.move(
-                batch,
-                BatchState.PLANNED,
-                now,
-                f"quota: {message}",
-                **(_NOWHERE | {"refusals": refusals, "not_before": now + wait}),
-            )
-        self._say(f"{batch.name} waits for quota ({message})")
-
-    def _settle(self, batch: Batch, listed: dict[str, RemoteBatch]) -> None:
-        assert batch.file_id and batch.unsettled_at is not None
-        now = self._clock()
-        remote = listed.get(batch.file_id)
-        step = settle.next_step(
-            found=remote is not None,
-            unsettled_at=batch.unsettled_at,
-            input_deleted_at=batch.input_deleted_at,
-            now=now,
-            grace_s=self._pace.grace_s,
-        )
-        match step:
-            case settle.Step.ADOPT:
-                assert remote is not None
-                self._accepted(batch, remote, now)
-            case settle.Step.DELETE:
-                self._service.delete_file(batch.file_id)
-                self._ledger.note(batch, input_deleted_at=self._clock())
-                self._ledger.upload_deleted(batch.file_id, self._clock())
-            case settle.Step.POST_ANEW:
-                self._say(f"{batch.name}: the create never took effect; it is sent again with a new file")
-                self._ledger.move(batch, BatchState.PLANNED, now, "never created", **_NOWHERE)
-            case settle.Step.WAIT:
-                pass
-
-
-_NOWHERE: dict[str, object] = {
-    "remote_id": None,
-    "remote_status": "",
-    "unsettled_at": None,
-    "input_deleted_at": None,
-    "posted_at": None,
-    "missing_since": None,
-    "output_file_id": None,
-    "error_file_id": None,
-    "error_code": None,
-    "error_message": None,
-}
-
 
 def _batch_error(batch: Batch) -> tuple[str, str] | None:
     """Code and message when the batch as a whole failed and has no results of its own."""
     if batch.remote_status != "failed" or batch.output_file_id:
         return None
     return batch.error_code or "batch_failed", batch.error_message or "The service gave no reason."
-
-
-def _no_deployment(batch: Batch, code: str, message: str) -> DeploymentError:
-    return DeploymentError(
-        f"Deployment {batch.deployment!r} cannot take batches ({code}: {message}). Its rows stay queued: correct the deployment or "
-        "name another with --model, and run the same command again."
-    )
-
-
-def limit_in(message: str) -> int | None:
-    """The enqueued-token limit told in a refusal's text, in tokens (contract §5), or None."""
-    found = re.search(r"[Ll]imit(?: of|:) ([\d,]+)([KM]?)", message)
-    if not found:
-        return None
-    return int(found[1].replace(",", "")) * {"": 1, "K": 1_000, "M": 1_000_000}[found[2]] or None

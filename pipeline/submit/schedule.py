@@ -1,8 +1,10 @@
-"""What to do next under the enqueued-token quota: `(state, now) -> actions`. Pure; the same for a loop, a pass and a simulation.
+"""What to do next under the enqueued-token quota: `(state, now) -> actions`. Pure; the same for a loop, a pass and a
+simulation.
 
-First-time shards go in row order; leftovers are pooled, when they fill a shard or when nothing else is left to do. No second
-batch goes to a deployment until its first has left `validating`. A batch that alone exceeds the quota is split; one row that
-does goes alone, when nothing of ours is queued. Performs nothing, knows nothing of files, SQL or the service.
+First-time shards go in row order; leftovers are pooled, when they fill a shard or when nothing else is left to do.
+No second batch goes to a deployment until its first has left `validating`. A batch that alone exceeds the quota is
+split; one row that does goes alone, when nothing of ours is queued. Performs nothing, knows nothing of files, SQL or
+the service.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The one seam to the network: the Files and Batches of one endpoint, through the official SDK.
 
-The only importer of `openai` and `azure.identity`. Maps every failure to `CallFailed` with a kind that says what is known of
-the call's effect, and every answer to small values of ours; tolerant of what the contract lists as odd (§3). Automatic
-retries are on for reads and off for upload and create. Knows nothing of the ledger; never prints or logs a secret.
+The only importer of `openai` and `azure.identity`. Maps every failure to `CallFailed` with a kind that says what is
+known of the call's effect, and every answer to small values of ours; tolerant of what the contract lists as odd
+(§3). Automatic retries are on for reads and off for upload and create. Knows nothing of the ledger; never prints or
+logs a secret.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,17 @@ import openai
 from pipeline.config import AZURE_API_VERSION, ServiceKind
 from pipeline.durable import replacing
 from pipeline.errors import CredentialsError, UsageError
-from pipeline.shard import normal_status
+from pipeline.submit.remote import (
+    CallFailed,
+    Effect,
+    QuotaHeaders,
+    RemoteBatch,
+    RemoteFile,
+    first_error,
+    remote_batch,
+    text_of,
+    whole_of,
+)
 
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 """Scope of the batch guide; newer pages name another (contract §1), hence `AZURE_OPENAI_SCOPE`."""
@@ -35,126 +45,6 @@ READ_RETRIES = 4
 UPLOAD_TIMEOUT_S = 1_800.0
 CALL_TIMEOUT_S = 120.0
 DOWNLOAD_PIECE_BYTES = 1 << 20
-
-
-class Effect(StrEnum):
-    """What a failed call says about its effect."""
-
-    REFUSED = "refused"  # clearly not done: the service said no
-    THROTTLED = "throttled"  # clearly not done now: later
-    UNKNOWN = "unknown"  # perhaps done: a timeout, a hang-up, 408, 409, 5xx, an answer that cannot be read
-    UNREACHABLE = "unreachable"  # no connection could be made: not done
-    CREDENTIALS = "credentials"  # 401 or 403: not done
-    MISSING = "missing"  # 404
-
-
-class CallFailed(Exception):  # noqa: N818 - reads as what happened
-    """A call that gave no good answer.
-
-    Attributes:
-        effect: what is known of the call's effect.
-        status: HTTP status, or None without an answer.
-        code: the service's code, or "".
-        message: the service's words, cut to 500 characters.
-        retry_after_s: seconds to wait as the service asked, or None.
-    """
-
-    def __init__(
-        self, effect: Effect, status: int | None, code: str, message: str, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(f"{status or ''} {code} {message}".strip())
-        self.effect = effect
-        self.status = status
-        self.code = code
-        self.message = message[:500]
-        self.retry_after_s = retry_after_s
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file at the service; `status` in lower case."""
-
-    id: str
-    status: str
-    bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteBatch:
-    """A batch at the service, its oddities ironed out; ids are None where there are none (also for `""`)."""
-
-    id: str
-    status: str
-    input_file_id: str | None
-    output_file_id: str | None
-    error_file_id: str | None
-    total: int | None
-    completed: int | None
-    failed: int | None
-    metadata: Mapping[str, str]
-    error_code: str | None
-    error_message: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaHeaders:
-    """`deployment-enqueued-tokens` and `deployment-maximum-enqueued-tokens` of a create, where given (contract §8)."""
-
-    enqueued_tokens: int | None
-    maximum_tokens: int | None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _whole(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _first_error(data: Any) -> tuple[str | None, str | None]:
-    """Code and message of a batch-level error list in any of its shapes (contract §3, §5)."""
-    if isinstance(data, dict) and "data" in data:
-        data = data["data"]
-    if isinstance(data, list):
-        data = data[0] if data else None
-    if not isinstance(data, dict):
-        return None, None
-    message = str(data.get("message") or "")
-    if (line := _whole(data.get("line"))) is not None:
-        message += f" (line {line})"
-    return _text(data.get("code")) or "invalid_request", message[:500]
-
-
-def remote_batch(answer: Any) -> RemoteBatch:
-    """A batch object of the SDK as a value of ours.
-
-    Raises:
-        CallFailed: (unknown) the answer is no batch.
-    """
-    raw = answer.model_dump(warnings=False) if hasattr(answer, "model_dump") else None
-    if not isinstance(raw, dict) or not _text(raw.get("id")):
-        raise CallFailed(Effect.UNKNOWN, None, "unreadable", "The service's answer is no batch.")
-    counts = raw.get("request_counts")
-    counts = counts if isinstance(counts, dict) else {}
-    code, message = _first_error(raw.get("errors"))
-    metadata = raw.get("metadata")
-    return RemoteBatch(
-        id=raw["id"],
-        status=normal_status(_text(raw.get("status"))),
-        input_file_id=_text(raw.get("input_file_id")),
-        output_file_id=_text(raw.get("output_file_id")),
-        error_file_id=_text(raw.get("error_file_id")),
-        total=_whole(counts.get("total")),
-        completed=_whole(counts.get("completed")),
-        failed=_whole(counts.get("failed")),
-        metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {},
-        error_code=code,
-        error_message=message,
-    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -195,10 +85,11 @@ def _status_failure(error: openai.APIStatusError) -> CallFailed:
     if isinstance(body, dict):
         listed = body.get("errors")
         if listed:
-            found = _first_error(listed)
+            found = first_error(listed)
             code, message = found[0] or "", found[1] or ""
         else:
-            inner = body.get("error") if isinstance(body.get("error"), dict) else body
+            wrapped = body.get("error")
+            inner = wrapped if isinstance(wrapped, dict) else body
             code, message = str(inner.get("code") or ""), str(inner.get("message") or "")
     message = (
         message or re.sub(r"<[^>]*>|\s+", " ", str(error.response.text if body is None else error.message)).strip()
@@ -279,10 +170,12 @@ class Service:
 
     @staticmethod
     def _file(answer: Any) -> RemoteFile:
-        if not _text(getattr(answer, "id", None)):
+        if not text_of(getattr(answer, "id", None)):
             raise CallFailed(Effect.UNKNOWN, None, "unreadable", "The service's answer is no file.")
         return RemoteFile(
-            answer.id, (_text(getattr(answer, "status", None)) or "").lower(), _whole(getattr(answer, "bytes", None))
+            answer.id,
+            (text_of(getattr(answer, "status", None)) or "").lower(),
+            whole_of(getattr(answer, "bytes", None)),
         )
 
     def file(self, file_id: str) -> RemoteFile:
@@ -305,13 +198,14 @@ class Service:
             f"create {file_id}",
             lambda: self._once.batches.with_raw_response.create(
                 input_file_id=file_id,
-                endpoint=endpoint,
+                endpoint=endpoint,  # type: ignore[arg-type]  # Azure also takes paths that the SDK does not list
                 completion_window="24h",
-                metadata=dict(metadata),  # type: ignore[arg-type]
+                metadata=dict(metadata),
             ),
         )
         quota = QuotaHeaders(
-            _whole(headers.get("deployment-enqueued-tokens")), _whole(headers.get("deployment-maximum-enqueued-tokens"))
+            whole_of(headers.get("deployment-enqueued-tokens")),
+            whole_of(headers.get("deployment-maximum-enqueued-tokens")),
         )
         return remote_batch(answer), quota
 
@@ -322,16 +216,14 @@ class Service:
         )
 
     def batches(self) -> Iterator[RemoteBatch]:
-        """Every batch that the service lists, over all pages, in the service's order. A page that repeats ends the listing."""
+        """Every batch that the service lists, over all pages, in its order; a page that repeats ends the listing."""
         after: str | None = None
         seen: set[str] = set()
         while True:
             options: dict[str, Any] = {"limit": 100}
             if after:
                 options["after"] = after
-            page, _ = self._parsed(
-                "list batches", lambda options=options: self._reading.batches.with_raw_response.list(**options)
-            )
+            page, _ = self._parsed("list batches", partial(self._reading.batches.with_raw_response.list, **options))
             found = [remote_batch(entry) for entry in (page.data or [])]
             fresh = [entry for entry in found if entry.id not in seen]
             yield from fresh
@@ -344,7 +236,10 @@ class Service:
         """Stream a file's content to `path` as zstd: whole under its name, or not there.
 
         Returns:
-            The size of the content in bytes. Where the service tells a size, a different one raises CallFailed (unknown).
+            The size of the content in bytes.
+
+        Raises:
+            CallFailed: also where the service tells another size than was received.
         """
         import pyarrow as pa
 
@@ -414,7 +309,7 @@ def connect(
 
 
 def _entra_token() -> Callable[[], str]:
-    """Entra ID through whatever the machine has (environment, managed identity, az login …); cached by azure-identity."""
+    """Entra ID through whatever the machine has (environment, managed identity, `az login`); azure-identity caches."""
     from azure.core.exceptions import ClientAuthenticationError
     from azure.identity import CredentialUnavailableError, DefaultAzureCredential, get_bearer_token_provider
 

@@ -1,7 +1,9 @@
-"""Settling a create whose outcome is unknown: look, grace, delete the input, grace, look again, only then post anew. Pure.
+"""Settling a create whose outcome is unknown: look, grace, delete the input, grace, look again, only then post anew.
+Pure.
 
-The rule and its reasons stand in the design under *Settling*. Absence from one listing proves nothing, since listings lag; a
-create that lands after its input file was deleted finds no input. Decides only; the runner looks, deletes and records.
+The rule and its reasons stand in the design under *Settling*. Absence from one listing proves nothing, since
+listings lag; a create that lands after its input file was deleted finds no input. Decides only; the runner looks,
+deletes and records.
 """
 
 from __future__ import annotations
