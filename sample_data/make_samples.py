@@ -8,7 +8,6 @@ Knows nothing of batchmill: the sample is a corpus like any other.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that `facts` is found from wherever this is run
 
 import facts  # noqa: E402
 
@@ -83,7 +82,7 @@ def _history() -> Iterator[Asked]:
 
 
 def _arithmetic() -> Iterator[Asked]:
-    for index in range(90):
+    for index in range(210):
         left, right = 17 + index * 7, 3 + index * index % 41
         sums = (f"{left} + {right}", f"{left} × {right}", f"{left} − {right}", f"{left * right} ÷ {right}")
         yield Asked("arithmetic", f"Work out {sums[index % 4]}.")
@@ -92,7 +91,7 @@ def _arithmetic() -> Iterator[Asked]:
 def _units() -> Iterator[Asked]:
     for index, (unit, other) in enumerate(facts.UNITS):
         yield Asked("units", f"How many {other} are there in one {unit}?")
-        yield Asked("units", f"Convert {3 + index * 5} {unit}s to {other}.")
+        yield Asked("units", f"{3 + index * 5} times one {unit}: how much is that in {other}?")
 
 
 def _literature() -> Iterator[Asked]:
@@ -122,10 +121,12 @@ def _mixed() -> list[Asked]:
         list(table())
         for table in (_geography, _chemistry, _history, _arithmetic, _units, _literature, _astronomy, _computing)
     ]
-    placed = [((position + 0.5) / len(table), order, asked)
-              for order, table in enumerate(tables) for position, asked in enumerate(table)]
-    placed += [((position + 0.5) / len(facts.AWKWARD), len(tables), Asked("awkward", text))
-               for position, text in enumerate(facts.AWKWARD)]
+    tables.append([Asked("awkward", text) for text in facts.AWKWARD])
+    placed = [
+        ((position + 0.5) / len(table), order, asked)
+        for order, table in enumerate(tables)
+        for position, asked in enumerate(table)
+    ]
     return [asked for _, _, asked in sorted(placed, key=lambda entry: entry[:2])]
 
 
@@ -160,9 +161,12 @@ def rows() -> list[dict[str, Any]]:
 
 
 def _csv_text(value: Any) -> str:
-    """A value as the CSV has it: tags joined by `|`, times in ISO 8601, null as nothing."""
+    """A value as the CSV has it: tags joined by `|`, times in ISO 8601, null as nothing, empty text as `""`."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        awkward = not value or value != value.strip() or any(mark in value for mark in ',"\r\n')
+        return '"' + value.replace('"', '""') + '"' if awkward else value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -187,11 +191,9 @@ def write(folder: Path) -> None:
         compression="zstd",
         row_group_size=250,
     )
-    with (folder / "questions.csv").open("w", encoding="utf-8", newline="") as file:
-        # The empty string is quoted and null is not, which keeps the two apart for readers that look.
-        writer = csv.writer(file, quoting=csv.QUOTE_NOTNULL if sys.version_info >= (3, 12) else csv.QUOTE_MINIMAL)
-        writer.writerow(SCHEMA.names)
-        writer.writerows([_csv_text(value) for value in row.values()] for row in made)
+    # Not csv.writer: it cannot quote the empty text while leaving null bare in every Python that is supported.
+    lines = [",".join(SCHEMA.names), *(",".join(_csv_text(value) for value in row.values()) for row in made)]
+    (folder / "questions.csv").write_bytes(("\n".join(lines) + "\n").encode())
 
 
 if __name__ == "__main__":
