@@ -85,21 +85,21 @@ UNITS = _pairs(
 BOOKS = [
     (author, title, int(year))
     for author, title, year in (
-        tuple(part.strip() for part in entry.split("/"))
-        for entry in (
-            "Jane Austen/Pride and Prejudice/1813; Mary Shelley/Frankenstein/1818; Herman Melville/Moby-Dick/1851; "
-            "Gustave Flaubert/Madame Bovary/1856; Victor Hugo/Les Misérables/1862; "
-            "Lewis Carroll/Alice's Adventures in Wonderland/1865; "
-            "Fyodor Dostoevsky/Crime and Punishment/1866; Leo Tolstoy/Anna Karenina/1878; Bram Stoker/Dracula/1897; "
-            "Joseph Conrad/Heart of Darkness/1899; James Joyce/Ulysses/1922; Franz Kafka/The Trial/1925; "
-            "Virginia Woolf/Mrs Dalloway/1925; Aldous Huxley/Brave New World/1932; "
-            "John Steinbeck/The Grapes of Wrath/1939; "
-            "Albert Camus/The Stranger/1942; George Orwell/Nineteen Eighty-Four/1949; "
-            "Ernest Hemingway/The Old Man and the Sea/1952; "
-            "Vladimir Nabokov/Lolita/1955; Chinua Achebe/Things Fall Apart/1958; Günter Grass/The Tin Drum/1959; "
-            "Harper Lee/To Kill a Mockingbird/1960; Gabriel García Márquez/One Hundred Years of Solitude/1967; "
-            "Umberto Eco/The Name of the Rose/1980; Toni Morrison/Beloved/1987"
-        ).split(";")
+        (author, *book.rsplit("/", 1))
+        for author, book in _pairs(
+            "Jane Austen: Pride and Prejudice/1813; Mary Shelley: Frankenstein/1818; Herman Melville: Moby-Dick/1851; "
+            "Gustave Flaubert: Madame Bovary/1856; Victor Hugo: Les Misérables/1862; "
+            "Lewis Carroll: Alice's Adventures in Wonderland/1865; "
+            "Fyodor Dostoevsky: Crime and Punishment/1866; Leo Tolstoy: Anna Karenina/1878; Bram Stoker: Dracula/1897; "
+            "Joseph Conrad: Heart of Darkness/1899; James Joyce: Ulysses/1922; Franz Kafka: The Trial/1925; "
+            "Virginia Woolf: Mrs Dalloway/1925; Aldous Huxley: Brave New World/1932; "
+            "John Steinbeck: The Grapes of Wrath/1939; "
+            "Albert Camus: The Stranger/1942; George Orwell: Nineteen Eighty-Four/1949; "
+            "Ernest Hemingway: The Old Man and the Sea/1952; "
+            "Vladimir Nabokov: Lolita/1955; Chinua Achebe: Things Fall Apart/1958; Günter Grass: The Tin Drum/1959; "
+            "Harper Lee: To Kill a Mockingbird/1960; Gabriel García Márquez: One Hundred Years of Solitude/1967; "
+            "Umberto Eco: The Name of the Rose/1980; Toni Morrison: Beloved/1987"
+        )
     )
 ]
 

@@ -1,0 +1,208 @@
+"""Row files and request files, written whole or not at all.
+
+A row file keeps a shard's source rows as pyarrow read them, with what sealing measured beside each (reserved
+columns). A request file is rendered from row files: its bytes are the template's Arrow buffers. Knows nothing of the
+ledger or the service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.build.packer import Limits
+from pipeline.build.template import Rendered
+from pipeline.durable import replacing, telling_disk_full
+from pipeline.ids import custom_ids
+
+BYTES_COLUMN = "__batchmill_bytes"
+TOKENS_COLUMN = "__batchmill_tokens"
+SKIP_CODE_COLUMN = "__batchmill_skip_code"
+SKIP_MESSAGE_COLUMN = "__batchmill_skip_message"
+RESERVED = pa.schema(
+    [
+        (BYTES_COLUMN, pa.int64()),
+        (TOKENS_COLUMN, pa.int64()),
+        (SKIP_CODE_COLUMN, pa.string()),
+        (SKIP_MESSAGE_COLUMN, pa.string()),
+    ]
+)
+GROUP_BYTES = 32 << 20
+GROUP_ROWS_MAX = 100_000
+
+
+class Renders(Protocol):
+    """What is asked of a template."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    def render(self, block: pa.Table, custom_ids: pa.Array, *, model: str | None, url: str) -> Rendered: ...
+
+
+class RequestFileOverflow(Exception):  # noqa: N818 - reads as what happened
+    """A request file would exceed its limits; nothing is left of it."""
+
+    def __init__(self, lines: int, bytes: int) -> None:
+        super().__init__(f"{lines:,} lines, {bytes:,} bytes")
+        self.lines = lines
+        self.bytes = bytes
+
+
+def row_file_schema(source: pa.Schema) -> pa.Schema:
+    """The schema of a row file: the source's with its metadata, then the reserved columns."""
+    return pa.schema([*source, *RESERVED], metadata=source.metadata)
+
+
+class RowFileWriter:
+    """Writes one row file in row groups of bounded bytes; published by `close`, gone after `discard`.
+
+    Args:
+        path: the file's final name.
+        schema: as of `row_file_schema`.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._stack = ExitStack()
+        temporary = self._stack.enter_context(replacing(path))
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1, store_schema=True)
+        )
+        self._schema = schema
+        self._held: list[pa.Table] = []
+        self._held_bytes = self._held_rows = 0
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows; a row group is written when enough are held."""
+        self._held.append(rows)
+        self._held_bytes += rows.get_total_buffer_size() if rows.num_rows > GROUP_ROWS_MAX else rows.nbytes
+        self._held_rows += rows.num_rows
+        if self._held_bytes >= GROUP_BYTES or self._held_rows >= GROUP_ROWS_MAX:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        table = pa.concat_tables(self._held).cast(self._schema)
+        self._writer.write_table(table, row_group_size=table.num_rows)
+        self._held, self._held_bytes, self._held_rows = [], 0, 0
+
+    def close(self) -> None:
+        """Finish, fsync and publish the file."""
+        try:
+            self._flush()
+        except BaseException as error:
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
+        self._stack.close()
+
+    def discard(self, error: BaseException) -> None:
+        """Leave nothing behind."""
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
+
+def iter_row_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+    """A row file by row group: (position of the first row, rows)."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        start = 0
+        for index in range(file.num_row_groups):
+            table = file.read_row_group(index, columns=None if columns is None else list(columns))
+            yield start, table
+            start += table.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPart:
+    """Rows of one row file that go into a request file.
+
+    Attributes:
+        row_file: where they are.
+        first_row: row number of the file's first row.
+        rows: sorted row numbers; None: every sendable row.
+        custom_id_prefix: head of the custom_ids, where the row number makes them.
+        id_column: column whose values are the custom_ids, otherwise.
+    """
+
+    row_file: Path
+    first_row: int
+    rows: pa.Int64Array | None
+    custom_id_prefix: str | None
+    id_column: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFile:
+    """A written request file."""
+
+    path: Path
+    lines: int
+    bytes: int
+    tokens: int
+    sha256: str
+
+
+def write_request_file(
+    path: Path, parts: Iterable[RequestPart], template: Renders, *, model: str | None, url: str, limits: Limits
+) -> RequestFile:
+    """Render the parts' rows to request lines, in order.
+
+    Raises:
+        RequestFileOverflow: limits are exceeded.
+        DiskFullError: no room.
+    """
+    lines = size = tokens = 0
+    digest = hashlib.sha256()
+    with telling_disk_full(path.parent), replacing(path) as temporary, temporary.open("wb") as file:
+        for part in parts:
+            for rendered in _rendered(part, template, model, url):
+                sent = rendered.lines.drop_null()
+                content = _content(sent)
+                lines += len(sent)
+                size += len(content)
+                tokens += pc.sum(rendered.tokens).as_py() or 0
+                if lines > limits.lines_max or size > limits.bytes_max:
+                    raise RequestFileOverflow(lines, size)
+                digest.update(content)
+                file.write(content)
+    return RequestFile(path, lines, size, tokens, digest.hexdigest())
+
+
+def _rendered(part: RequestPart, template: Renders, model: str | None, url: str) -> Iterator[Rendered]:
+    columns = dict.fromkeys([*template.columns, SKIP_CODE_COLUMN, *([part.id_column] if part.id_column else [])])
+    wanted = None if part.rows is None else part.rows.to_numpy() - part.first_row
+    for start, block in iter_row_file(part.row_file, list(columns)):
+        chosen = np.flatnonzero(pc.is_null(block[SKIP_CODE_COLUMN]).to_numpy())
+        if wanted is not None:
+            here = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + block.num_rows)] - start
+            chosen = np.intersect1d(chosen, here, assume_unique=True)
+        if not len(chosen):
+            continue
+        rows = block if len(chosen) == block.num_rows else block.take(pa.array(chosen))
+        numbers = pa.array(chosen + (part.first_row + start), pa.int64())
+        yield template.render(rows, ids_of(rows, numbers, part.custom_id_prefix, part.id_column), model=model, url=url)
+
+
+def ids_of(rows: pa.Table, numbers: pa.Int64Array, prefix: str | None, id_column: str | None) -> pa.Array:
+    """The custom_ids of rows: the id column's values, or prefix and row number."""
+    if id_column is None:
+        return custom_ids(prefix or "", numbers)
+    ids = pc.cast(rows[id_column], pa.string())
+    return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+
+
+def _content(lines: pa.LargeStringArray) -> memoryview:
+    """The bytes of the lines one after the other, without a copy."""
+    if not len(lines):
+        return memoryview(b"")
+    _, offsets, values = lines.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int64)[lines.offset : lines.offset + len(lines) + 1]
+    return memoryview(values)[int(bounds[0]) : int(bounds[-1])]
