@@ -1,7 +1,8 @@
 """Result lines to columns: whatever shape the service gives them, block by block.
 
-Reads a result file in pieces cut at newline bytes and picks the few fields that matter. A line that cannot be read costs
-that line, never the file: it is counted, and its row told where the custom_id can still be seen. Judges nothing.
+Reads a result file in pieces cut at newline bytes and picks the few fields that matter. A line that cannot be read
+costs that line, never the file: it is counted, and its row told where the custom_id can still be seen. Judges
+nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def read_results(path: Path, kind: str) -> Iterator[pa.Table]:
 def _table(content: bytes, kind: str) -> pa.Table:
     lines = [line for line in content.split(b"\n") if line and not line.isspace()]
     rows = [_row(line, kind) for line in lines]
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * len(RESULTS)
+    if not rows:
+        return RESULTS.empty_table()
+    columns = list(zip(*rows, strict=True))
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, RESULTS, strict=True)], schema=RESULTS
     )

@@ -51,9 +51,9 @@ def _resolved(reference: str, root: dict[str, Any]) -> Any:
     if not reference.startswith("#"):
         return None
     found: Any = root
-    for part in [part for part in reference[1:].split("/") if part]:
-        part = part.replace("~1", "/").replace("~0", "~")
-        found = found.get(part) if isinstance(found, dict) else None
+    for step in filter(None, reference[1:].split("/")):
+        name = step.replace("~1", "/").replace("~0", "~")
+        found = found.get(name) if isinstance(found, dict) else None
     return found
 
 

@@ -37,5 +37,6 @@ def check_rows(name: str, expected: int, counts: MergeCounts) -> None:
     told = counts.succeeded + counts.failed + counts.skipped + counts.pending
     if not expected == counts.rows == told:
         raise AuditError(
-            f"{name}: {expected:,} rows went in and {counts.rows:,} would come out ({told:,} with a status): the run folder is damaged."
+            f"{name}: {expected:,} rows went in and {counts.rows:,} would come out ({told:,} with a status): "
+            "the run folder is damaged."
         )

@@ -104,7 +104,7 @@ def collect_outcomes(
     judged = _Judging(kind, schema, end_status, batch_error, max_attempts)
     with replacing(out) as path, pq.ParquetWriter(path, OUTCOMES, compression="zstd", compression_level=1) as writer:
         files = [] if batch_error else result_files
-        for rows, results in _parts(listed, files, kind, tally, spill_bytes, out.parent):
+        for rows, results in _parts(listed, files, kind, tally, spill_bytes=spill_bytes, folder=out.parent):
             outcomes = judged.table(rows, results, tally)
             for verdict in pc.value_counts(outcomes["status"]).to_pylist():
                 counts[Verdict(verdict["values"])] += verdict["counts"]
@@ -124,7 +124,7 @@ def collect_outcomes(
 
 
 def _parts(
-    listed: pa.Table, files: Sequence[Path], kind: str, tally: _Tally, spill_bytes: int, folder: Path
+    listed: pa.Table, files: Sequence[Path], kind: str, tally: _Tally, *, spill_bytes: int, folder: Path
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(rows, their results with a `position` column) in row order; one part, or several when results are large."""
     found = _located(listed, files, kind, tally)
@@ -252,7 +252,7 @@ class _Judging:
         answers = columns["answer"].to_pylist()
         faults = {
             index: fault
-            for index in np.flatnonzero(usable)
+            for index in np.flatnonzero(usable).tolist()
             if (fault := self._breaks(answers[index] or "")) is not None
         }
         columns["answer_text"] = _replaced(columns["answer_text"], {index: answers[index] for index in faults})
@@ -271,7 +271,7 @@ class _Judging:
         new_codes: dict[int, Any] = {}
         new_messages: dict[int, Any] = {}
         http = columns["http_status"]
-        for index in np.flatnonzero(~usable):
+        for index in np.flatnonzero(~usable).tolist():
             code, status = codes[index], http[int(index)].as_py()
             before, barren = int(rows["attempts"][int(index)].as_py()), int(rows["barren"][int(index)].as_py())
             if self._batch_error is not None:
