@@ -32,6 +32,7 @@ from pipeline.opening import Job, Options
 from pipeline.progress import progress_of
 from pipeline.publish import publish
 from pipeline.rounds import Rounds
+from pipeline.shard import BatchState
 from pipeline.signals import Signals
 from pipeline.submit.posting import Pace
 from pipeline.submit.runner import Runner
@@ -189,7 +190,7 @@ class Run:
         poll_s = self._options.poll_seconds or (EMULATOR_POLL_S if emulated else REAL_POLL_S)
         with ExitStack() as stack:
             service, endpoint = self._connect(stack, emulated)
-            self.ledger.add_deployment(self.settings.model, endpoint, self._options.quota_tokens)
+            self._name_deployment(endpoint)
             runner = Runner(
                 self.ledger,
                 service,
@@ -213,6 +214,17 @@ class Run:
             finally:
                 self._screen.end_progress()
         self.ledger.put("finished", "1")
+
+    def _name_deployment(self, endpoint: str) -> None:
+        """Make the deployment of this start the one that takes work; batches that are nowhere yet go to it."""
+        with self.ledger.transaction():
+            self.ledger.add_deployment(self.settings.model, endpoint, self._options.quota_tokens)
+            for known in self.ledger.deployments():
+                if known.name != self.settings.model:
+                    self.ledger.learn(known.name, set_aside="another deployment was named")
+            for batch in self.ledger.open_batches():
+                if batch.state is BatchState.PLANNED and batch.deployment != self.settings.model:
+                    self.ledger.note(batch, deployment=self.settings.model)
 
     def build(self) -> int:
         """Plan every shard and write every request file, for upload by hand.
