@@ -68,6 +68,8 @@ class Run:
         text = self.ledger.get("settings")
         if text is None:
             raise StoppedError(f"{folder.path} was stopped before anything was sealed: run it again with its data.")
+        if options.out is not None:
+            self.ledger.put("out", str(options.out.resolve()))
         self.settings = Settings.from_json(text)
         self.schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.ledger.get("schema") or "")))
         model = options.model or self.settings.model
@@ -267,6 +269,4 @@ class Run:
 
     def merge(self) -> tuple[MergeCounts, Path]:
         """Write the output."""
-        if self._options.out is not None:
-            self.ledger.put("out", str(self._options.out))
         return publish(self.folder, self.ledger, self.settings, self.schema, out=self._options.out, partial=False)

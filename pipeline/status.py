@@ -113,11 +113,11 @@ def merge_again(run: Path, *, out: Path | None, partial: bool) -> tuple[MergeCou
                 f"{run} is not finished: go on with it (batchmill run --run-dir {run}), "
                 "or take what is there with --partial."
             )
-        if partial and out is not None and ledger.get("out") == str(out):
+        if partial and out is not None and ledger.get("out") == str(out.resolve()):
             raise UsageError(f"--partial never writes to the run's own output {out}: name another file.")
         settings = Settings.from_json(text)
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(ledger.get("schema") or "")))
         if not partial and out is not None:
-            ledger.put("out", str(out))
+            ledger.put("out", str(out.resolve()))
         counts, path = publish(folder, ledger, settings, schema, out=out, partial=partial)
         return counts, path, settings.synthetic

@@ -1,2 +1,5 @@
-"""An Azure OpenAI Files + Batches service on loopback. Imports nothing else of this project: it is a second reading of the
-service's contract, and one misreading must not pass on both sides."""
+"""An Azure OpenAI Files + Batches service on loopback.
+
+Imports nothing else of this project: it is a second reading of the service's contract, and one misreading must not
+pass on both sides.
+"""

@@ -12,10 +12,34 @@ from typing import Any
 import orjson
 
 LABEL = "[synthetic] "
-_WORDS = (
-    "amber basalt cedar delta ember fjord garnet harbor indigo juniper kelp lagoon marble nectar onyx prairie quartz river "
-    "saffron tundra umber valley willow xenon yarrow zephyr"
-).split()
+_WORDS = [
+    "amber",
+    "basalt",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "garnet",
+    "harbor",
+    "indigo",
+    "juniper",
+    "kelp",
+    "lagoon",
+    "marble",
+    "nectar",
+    "onyx",
+    "prairie",
+    "quartz",
+    "river",
+    "saffron",
+    "tundra",
+    "umber",
+    "valley",
+    "willow",
+    "xenon",
+    "yarrow",
+    "zephyr",
+]
 _DEPTH_MAX = 12
 _FORMATS = {
     "date": "2024-05-17",

@@ -1,6 +1,7 @@
 """The service over HTTP: roots, credentials, error shapes, streaming. A thin adapter; nothing is decided here.
 
-The classic root `/openai` needs an api-version, `/openai/v1` and `/v1` do not (contract §1). Uploads are streamed to disk.
+The classic root `/openai` needs an api-version, `/openai/v1` and `/v1` do not (contract §1). Uploads are streamed to
+disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The service without HTTP: files, batches, their states, the enqueued-token quota, the books.
 
-State lies in a folder (SQLite and files) and survives kill -9: a batch that was under way is run again from its input, with
-the same answers, and charged once. Every deliberate choice where the contract says "unknown" stands in docs/emulator.md.
+State lies in a folder (SQLite and files) and survives kill -9: a batch that was under way is run again from its
+input, with the same answers, and charged once. Every deliberate choice where the contract says "unknown" stands in
+docs/emulator.md.
 """
 
 from __future__ import annotations
