@@ -79,7 +79,8 @@ def _schema_of(url: str, body: dict[str, Any]) -> Any:
     if wanted.get("type") == "json_object":
         return True
     if wanted.get("type") == "json_schema":
-        holder = wanted.get("json_schema") if isinstance(wanted.get("json_schema"), dict) else wanted
+        inner = wanted.get("json_schema")
+        holder = inner if isinstance(inner, dict) else wanted
         return holder.get("schema", True)
     return None
 

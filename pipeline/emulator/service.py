@@ -205,7 +205,8 @@ class Service:
             raise refusal(400, "invalidPayload", f"The input file '{file_id}' does not exist.") from None
         if file["status"] != "processed":
             text = (
-                f"The input file '{file_id}' is in '{file['status']}' state. Only files with status 'Processed' are accepted "
+                f"The input file '{file_id}' is in '{file['status']}' state. "
+                "Only files with status 'Processed' are accepted "
                 "for batch inferencing. Please wait until the file is processed."
             )
             raise refusal(400, "invalidPayload", text)
@@ -419,7 +420,8 @@ class Service:
 def quota_text(limit: int, model: str) -> str:
     """The service's words for a full queue; the limit in thousands."""
     return (
-        f"The number of enqueued tokens has surpassed the configured limit of {max(1, limit // 1000)}K for the deployment "
+        f"The number of enqueued tokens has surpassed the configured limit of "
+        f"{max(1, limit // 1000)}K for the deployment "
         f"'{model}'. Please either increase the limit or try again once the current jobs have finished."
     )
 

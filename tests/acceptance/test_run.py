@@ -141,7 +141,7 @@ def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_build_writes_the_files_that_the_service_demands_and_twice_the_same(tmp_path: Path) -> None:
-    """What the service demands of a request file (UTF-8, no BOM, no blank line, one model); byte-identical built twice."""
+    """UTF-8, no BOM, no blank line, unique ids, one model and url a file; byte-identical when built twice."""
     import orjson
 
     for name in ("one", "two"):
