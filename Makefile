@@ -13,10 +13,10 @@ override OUT := $(value OUT)
 export DATA PROMPT OUT SAMPLE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check bench clean
+.PHONY: help run test test-all check bench bench-large bench-peers clean
 
 help: ## show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  make run DATA=input.parquet [PROMPT=prompt.yaml] [OUT=answers.parquet] [ARGS=\"--limit 100 --yes\"]"
 	@echo "  goes to Azure when AZURE_OPENAI_ENDPOINT is set, else to the built-in emulator, whose answers are invented."
@@ -31,17 +31,23 @@ run: $(STAMP) ## run the sample, or DATA=… [PROMPT=… OUT=… ARGS="…"]
 	exec $(BIN)/batchmill run "$$@" $(ARGS)
 
 test: $(STAMP) ## the tests, without the slow ones (under five minutes)
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not live"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not live"
 
 test-all: $(STAMP) ## every test that costs no money
-	@$(BIN)/python -m pytest -q -n 2 -m "not live"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not live"
 
 check: $(STAMP) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## the benchmarks
-	@if [ -d benchmarks ]; then exec $(BIN)/python -m benchmarks $(ARGS); else echo "There are no benchmarks in this checkout."; fi
+bench: $(STAMP) ## the benchmarks (about five minutes); ARGS=--write keeps the figures
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+bench-large: $(STAMP) ## 10,000,000 rows: is memory flat?
+	@exec $(BIN)/python -m benchmarks --large $(ARGS)
+
+bench-peers: $(STAMP) ## beside other tools, installed in environments of their own
+	@exec $(BIN)/python -m benchmarks --peers $(ARGS)
 
 clean: ## remove the environment, caches and builds; keeps runs/
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

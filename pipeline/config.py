@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -50,6 +50,9 @@ LIMITS = {
     ServiceKind.OPENAI: ServiceLimits(50_000, 200_000_000),
 }
 
+EMBEDDING_INPUTS_MAX = 50_000
+"""Inputs of all embeddings requests of a batch (contract §7)."""
+
 _PATHS = {"chat": "/chat/completions", "responses": "/responses", "embeddings": "/embeddings"}
 
 
@@ -60,13 +63,27 @@ def request_url(service: ServiceKind, kind: str, *, v1: bool) -> str:
         UsageError: the service has no batches of that kind.
     """
     path = _PATHS[kind]
-    if service is ServiceKind.OPENAI:
+    if service is ServiceKind.OPENAI or (kind == "embeddings" and service is ServiceKind.EMULATOR):
         return "/v1" + path
     if kind == "embeddings":
         raise UsageError(
             "url: embeddings cannot be run in batches on Azure (only chat and responses can); use --service openai."
         )
     return "/v1" + path if v1 or kind == "responses" else path
+
+
+def limits_of(service: ServiceKind, kind: str, inputs: int) -> ServiceLimits:
+    """What one input file of a kind of request may hold.
+
+    Args:
+        service: kind of service.
+        kind: chat, responses or embeddings, which the emulator takes as OpenAI does.
+        inputs: inputs of each request, which the service counts for embeddings.
+    """
+    if kind != "embeddings":
+        return LIMITS[service]
+    limits = LIMITS[ServiceKind.OPENAI]
+    return ServiceLimits(max(1, min(limits.lines_max, EMBEDDING_INPUTS_MAX // inputs)), limits.bytes_max)
 
 
 def checked_limit(name: str, value: int | None, ceiling: int, service: ServiceKind) -> int:
@@ -103,6 +120,11 @@ class Settings:
         lines_max, bytes_max, tokens_max: caps of one shard.
         columns_prefix: prefix of the output's own columns ("" or "llm_" or `--prefix`).
         url: `url` of every request line.
+        image_tokens: what an image is taken to cost: `base` and `tile`, or its `characters`.
+        selection: which columns and rows of the source are wanted (`--columns`, `--where`, `--sample`, `--seed`), by
+            name; empty: all.
+        requests: whether the source is finished request lines, so that there is no prompt.
+        on_null: what a null in a used column does: skip, empty or error.
     """
 
     service: ServiceKind
@@ -121,6 +143,10 @@ class Settings:
     tokens_max: int | None
     columns_prefix: str
     url: str
+    image_tokens: dict[str, Any] = field(default_factory=lambda: {"base": 85, "tile": 170, "characters": False})
+    selection: dict[str, Any] = field(default_factory=dict)
+    requests: bool = False
+    on_null: str = "skip"
 
     @property
     def fingerprint(self) -> str:
@@ -138,9 +164,11 @@ class Settings:
             "body": json.dumps(self.body),  # as text: the order of its keys is the order on the wire
             "model": self.model if self.service is ServiceKind.OPENAI else None,
             "answer": json.dumps(self.answer),
-            "on_null": "skip",
+            "on_null": self.on_null,
             "service": self.service.value,
         }
+        if self.selection:
+            identity["selection"] = self.selection
         text = json.dumps(identity, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

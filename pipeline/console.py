@@ -7,11 +7,13 @@ asked for (`--json`). Knows the numbers it is given and nothing else.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import ServiceKind
+from pipeline.errors import InterruptedBySignal
 
 PLAIN_EVERY_S = 30.0
 """A pipe hears of progress at most this often, seconds; what happens to a batch is told at once."""
@@ -113,7 +116,17 @@ class Screen:
         if not self.interactive:
             return False
         self._console.print(Text(f"{question} [y/N] "), end="")
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        # A signal ends the waiting at once: nothing is under way that would have to be finished first.
+        before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise InterruptedBySignal("Stopped before anything was sent; run the same command again.", number)
 
 
 def print_json(value: Any) -> None:

@@ -62,8 +62,12 @@ def telling_disk_full(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Write a file whole or not at all.
+
+    Args:
+        path: the file's name.
+        synced: force it to the disk; False only for what is made again after a crash and never trusted then.
 
     Yields:
         A temporary path in the same folder; it becomes `path` when the block ends well, and is removed otherwise.
@@ -75,7 +79,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with telling_disk_full(path.parent):
             yield temporary
-            publish(temporary, path)
+            if synced:
+                publish(temporary, path)
+            else:
+                os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

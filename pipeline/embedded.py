@@ -14,6 +14,9 @@ from types import TracebackType
 
 from pipeline.errors import ServiceError
 
+SPEED = "2000"
+"""How much faster than the service: a batch takes a second, so that it is seen to go through its states."""
+
 KEY = "emulator"
 """The key the run sends; the embedded emulator takes any."""
 
@@ -23,10 +26,14 @@ class EmbeddedEmulator:
 
     Args:
         state: the emulator's folder.
+        profile: the service that it is like; None: Azure's.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, profile: str | None = None) -> None:
         self._state = state
+        self._options = ["--state", str(state), "--die-with-parent", "--speed", SPEED]
+        if profile:
+            self._options += ["--profile", profile]
         self._child: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -35,7 +42,7 @@ class EmbeddedEmulator:
         log = self._state / "emulator.log"
         with log.open("ab") as errors:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.emulator", "--state", str(self._state), "--die-with-parent"],
+                [sys.executable, "-m", "pipeline.emulator", *self._options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

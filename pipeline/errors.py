@@ -13,6 +13,7 @@ BatchmillError               1    the run could not go on
 │   ├── CredentialsError     1    401 or 403
 │   └── DeploymentError      1    the deployment does not exist or is not a batch deployment
 ├── TwoLiveCopiesError       1    somebody else runs a copy of this run
+├── ErrorRateError           1    too many rows fail: something is systematically wrong
 ├── AuditError               1    rows out differ from rows in
 └── StoppedError             4    stopped with work pending, resumable
     └── InterruptedBySignal  130/143
@@ -78,6 +79,10 @@ class DeploymentError(ServiceError):
 
 class TwoLiveCopiesError(BatchmillError):
     """A batch of this run appeared that the ledger does not know: two copies of the run are alive."""
+
+
+class ErrorRateError(BatchmillError):
+    """More rows fail than `--max-error-rate` allows; what was queued is cancelled, what was answered is kept."""
 
 
 class AuditError(BatchmillError):

@@ -41,6 +41,11 @@ class RunFolder:
     def emulator(self) -> Path:
         return self.path / "emulator"
 
+    @property
+    def cancel_request(self) -> Path:
+        """There while somebody asks the process that holds the run to cancel it."""
+        return self.path / "cancel.request"
+
     def row_file(self, shard: str) -> Path:
         """Rows of a sealed shard, by its name."""
         return self.rows / f"{shard}.parquet"

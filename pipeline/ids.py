@@ -10,6 +10,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+ROW_COLUMN = "__batchmill_row"
+"""Reserved column of blocks whose rows are not all of the source's: the row's position in it."""
+
+CUSTOM_ID_COLUMN = "__batchmill_custom_id"
+"""Reserved column of row files whose custom_ids do not follow from the rows' places in them."""
+
 
 def custom_ids(prefix: str, rows: pa.Array) -> pa.StringArray:
     """Name every row.

@@ -17,36 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DiskFullError, LedgerError
-from pipeline.shard import Batch, BatchState, Shard, is_legal
+from pipeline.quota import Quota
+from pipeline.shard import Batch, BatchState, Shard, StateCount, Totals, Upload, is_legal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SETTABLE = frozenset(
     {
-        "deployment",
-        "refusals",
-        "not_before",
-        "posted_at",
-        "unsettled_at",
-        "input_deleted_at",
-        "upload",
-        "remote_id",
-        "remote_status",
-        "missing_since",
-        "output_file_id",
-        "error_file_id",
-        "error_code",
-        "error_message",
-        "count_total",
-        "count_completed",
-        "count_failed",
-        "succeeded",
-        "failed",
-        "leftover",
-        "prompt_tokens",
-        "completion_tokens",
+        "deployment", "since", "fetches", "cancel_asked", "results_deleted", "refusals", "not_before", "posted_at",
+        "unsettled_at", "input_deleted_at", "upload", "remote_id", "remote_status", "missing_since", "output_file_id",
+        "error_file_id", "error_code", "error_message", "count_total", "count_completed", "count_failed",
+        "used_prompt_tokens", "used_completion_tokens", "succeeded", "failed", "leftover", "prompt_tokens",
+        "completion_tokens", "cached_tokens", "reasoning_tokens", "answered_rows", "invalid_answers", "lost_rows",
+        "unknown_lines", "doubled_lines", "malformed_lines",
     }
-)
+)  # fmt: skip
 """Columns of a batch that change along with a move."""
 
 
@@ -60,54 +45,14 @@ def _statements() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is known of a deployment; tokens are enqueued tokens (contract §8)."""
+    """A place for batches: its name in this run, the `model` of its requests, and what is known of its quota."""
 
     name: str
+    model: str
     endpoint: str
-    quota_tokens: int | None
-    learned_tokens: int | None
-    enqueued_header: int | None
-    maximum_header: int | None
+    quota: Quota
     proven: bool
     set_aside: str | None
-
-    @property
-    def limit_tokens(self) -> int | None:
-        """The smallest limit that anybody told us: the user, a refusal, or the service's header. None: nobody did."""
-        told = [limit for limit in (self.quota_tokens, self.learned_tokens, self.maximum_header) if limit]
-        return min(told) if told else None
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over the sealed shards."""
-
-    shards: int
-    rows: int
-    requests: int
-    skipped: int
-    bytes: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class StateCount:
-    """Sums over the batches of one state.
-
-    `reported` is what the service says is finished, `placed` what later batches took over.
-    """
-
-    state: BatchState
-    batches: int
-    rows: int
-    tokens: int
-    succeeded: int
-    failed: int
-    leftover: int
-    prompt_tokens: int
-    completion_tokens: int
-    reported: int
-    placed: int
 
 
 class Ledger:
@@ -245,33 +190,34 @@ class Ledger:
         """The first shards that no batch has yet."""
         return [Shard(*row) for row in self._run("shards_unbatched", most)]
 
-    def unbatched_count(self) -> int:
-        """How many shards no batch has yet."""
-        return int(self._run("shards_unbatched_count").fetchone()[0])
-
     def totals(self) -> Totals:
         """Sums over all shards."""
         return Totals(*self._run("totals").fetchone())
 
     # ---- deployments
 
-    def add_deployment(self, name: str, endpoint: str, quota_tokens: int | None) -> None:
-        """Make a deployment known, or renew its endpoint and quota on resume."""
-        self._run("add_deployment", name, endpoint, quota_tokens)
+    def add_deployment(self, name: str, model: str, endpoint: str, quota_tokens: int | None) -> None:
+        """Make a deployment known, or renew its address and quota on resume; it takes work again."""
+        self._run("add_deployment", name, model, endpoint, quota_tokens)
 
     def deployments(self) -> list[Deployment]:
         """The deployments of the run, by name."""
         return [
-            Deployment(name, endpoint, quota, learned, enqueued, maximum, bool(proven), set_aside)
-            for name, endpoint, quota, learned, enqueued, maximum, proven, set_aside in self._run("deployments")
+            Deployment(name, model, endpoint, Quota.from_json(learnt, asked), bool(proven), set_aside)
+            for name, model, endpoint, asked, learnt, proven, set_aside in self._run("deployments")
         ]
 
-    def learn(self, name: str, **values: int | str | None) -> None:
-        """Keep what was learnt of a deployment: its columns by name."""
-        assert values.keys() <= {"learned_tokens", "enqueued_header", "maximum_header", "proven", "set_aside"}
-        columns = ", ".join(f"{column} = ?" for column in values)
+    def deployment(self, name: str) -> Deployment:
+        """One deployment as it stands."""
+        return next(known for known in self.deployments() if known.name == name)
+
+    def learn(self, name: str, *, quota: Quota | None = None, **values: int | str | None) -> None:
+        """Keep what was learnt of a deployment: of its quota, that it is proven, why it is set aside."""
+        assert values.keys() <= {"proven", "set_aside"}
+        found = {**values, **({} if quota is None else {"learnt": quota.to_json()})}
+        columns = ", ".join(f"{column} = ?" for column in found)
         with self._told():
-            self._db.execute(f"UPDATE deployment SET {columns} WHERE name = ?", (*values.values(), name))
+            self._db.execute(f"UPDATE deployment SET {columns} WHERE name = ?", (*found.values(), name))
 
     # ---- batches
 
@@ -280,12 +226,28 @@ class Ledger:
         return int(self._run("next_batch").fetchone()[0])
 
     def add_batch(
-        self, batch: int, deployment: str, *, bytes: int, tokens: int, shards: Sequence[tuple[int, int]]
+        self,
+        batch: int,
+        *,
+        bytes: int,
+        tokens: int,
+        shards: Sequence[tuple[int, int]],
+        kind: str = "first",
+        since: float = 0.0,
     ) -> None:
-        """Record a planned batch whose row list is durable. `shards`: (shard, rows of it)."""
+        """Record a planned batch whose row list is durable; it belongs to no deployment yet.
+
+        Args:
+            batch: its number.
+            bytes, tokens: sums over its rows.
+            shards: (shard, rows of it) each.
+            kind: `first`, `pooled`, `adopted` (found at the service), or `copy` (found there beside the batch that
+                has its rows).
+            since: when it was planned, Unix seconds.
+        """
         with self.transaction():
             rows = sum(count for _, count in shards)
-            self._run("add_batch", batch, deployment, rows, bytes, tokens)
+            self._run("add_batch", batch, rows, bytes, tokens, kind, since)
             for shard, count in shards:
                 self._run("add_batch_shard", batch, shard, count)
 
@@ -301,6 +263,10 @@ class Ledger:
                 f"The leftovers of batch {batch} were to be planned twice: the run folder is inconsistent."
             )
 
+    def retake(self, batch: int, rows: int) -> None:
+        """Failed rows of a finished batch are in a later batch now."""
+        self._run("retake", rows, batch)
+
     def leftovers(self) -> list[tuple[int, int]]:
         """(batch, rows) of finished batches with rows to be asked again that no batch has yet."""
         return [(int(batch), int(rows)) for batch, rows in self._run("leftovers")]
@@ -308,15 +274,37 @@ class Ledger:
     def _batches(self, where: str, *values: Any) -> list[Batch]:
         with self._told():
             found = self._db.execute(f"{self._sql['batches']} WHERE {where} ORDER BY b.batch", values)
-            return [Batch(row[0], row[1], BatchState(row[2]), *row[3:]) for row in found]
+            return [Batch(row[0], row[1] or "", BatchState(row[2]), *row[3:]) for row in found]
 
     def open_batches(self) -> list[Batch]:
         """The batches that still want something done."""
         return self._batches("b.state NOT IN ('done', 'split')")
 
+    def any_open(self) -> bool:
+        """Whether any batch still wants something done."""
+        return bool(self._run("any_open").fetchone()[0])
+
+    def planned_batches(self) -> list[Batch]:
+        """The batches that are nowhere yet."""
+        return self._batches("b.state = 'planned'")
+
+    def leftover_rows(self) -> int:
+        """How many rows of finished batches are to be asked again and have no later batch yet."""
+        return int(self._run("leftover_rows").fetchone()[0])
+
+    def queued(self) -> list[tuple[str, BatchState, int, int]]:
+        """(deployment, state, batches, tokens) for every pair there is; the deployment is empty for none."""
+        return [(row[0], BatchState(row[1]), row[2], row[3]) for row in self._run("queued")]
+
     def batches(self) -> list[Batch]:
         """All batches."""
         return self._batches("1")
+
+    def kept_results(self) -> list[Batch]:
+        """Finished batches whose result files are still at the service."""
+        return self._batches(
+            "b.state = 'done' AND b.results_deleted = 0 AND (b.output_file_id <> '' OR b.error_file_id <> '')"
+        )
 
     def batch(self, number: int) -> Batch:
         """One batch as it stands now."""
@@ -341,6 +329,8 @@ class Ledger:
                 raise LedgerError(
                     f"Batch {batch.name} is no longer {batch.state}: does another process act on this run?"
                 )
+            if new is BatchState.SUBMITTED:  # the file remembers what was made of it, whatever becomes of the batch
+                self._run("upload_accepted", values["remote_id"], batch.batch)
             self._run("add_transition", at, batch.batch, batch.state, new, note)
         return self.batch(batch.batch)
 
@@ -360,6 +350,10 @@ class Ledger:
         """(shard, batch, deployment, the service's batch id) of every finished batch, by shard and batch."""
         return iter(self._run("outcome_files"))
 
+    def books(self, *, doubtful: bool = False) -> Iterator[tuple[Any, ...]]:
+        """What every finished batch answered and used, or those that may differ; see `pipeline.books.Book`."""
+        return iter(self._run("doubtful" if doubtful else "audit"))
+
     # ---- uploads
 
     def begin_upload(self, batch: Batch, run_id: str, at: float) -> Batch:
@@ -367,7 +361,7 @@ class Ledger:
         with self.transaction():
             tries = int(self._run("uploads_of_batch", batch.batch).fetchone()[0])
             name = f"batchmill-{run_id}-{batch.name}-{tries + 1:02d}.jsonl"
-            upload = self._run("add_upload", batch.batch, name, at).lastrowid
+            upload = self._run("add_upload", batch.batch, batch.deployment, name, at).lastrowid
             return self.move(batch, BatchState.UPLOADING, at, name, upload=upload)
 
     def end_upload(self, batch: Batch, file_id: str, at: float) -> Batch:
@@ -376,18 +370,47 @@ class Ledger:
             self._run("upload_arrived", file_id, batch.upload_name)
             return self.move(batch, BatchState.UPLOADED, at, file_id)
 
-    def spent_uploads(self) -> list[str]:
-        """Input files at the service that no open batch needs."""
-        return [str(row[0]) for row in self._run("uploads_spent")]
+    def spent_uploads(self) -> list[tuple[str, str]]:
+        """(file, deployment) of the input files at the service that no open batch needs."""
+        return [(str(row[0]), str(row[1])) for row in self._run("uploads_spent")]
 
     def upload_deleted(self, file_id: str, at: float) -> None:
         """Record that an input file is gone from the service."""
         self._run("upload_deleted", at, file_id)
 
-    def batch_of_file(self, file_id: str) -> int | None:
-        """The batch that an input file was uploaded for, or None when it is not ours."""
-        found = self._run("file_is_ours", file_id).fetchone()
-        return None if found is None else int(found[0])
+    def lost_uploads(self) -> list[tuple[str, str]]:
+        """(name, deployment) of uploads whose outcome never became known: their files may lie at the service."""
+        return [(str(row[0]), str(row[1])) for row in self._run("uploads_lost")]
+
+    def upload_swept(self, name: str, file_id: str | None, at: float) -> None:
+        """Record that the file of a lost upload is gone, or never was."""
+        self._run("upload_swept", file_id, at, name)
+
+    def has_uploads(self, deployment: str) -> bool:
+        """Whether a deployment has ever taken an input file of this run."""
+        return self._run("has_uploads", deployment).fetchone() is not None
+
+    def upload_of_file(self, file_id: str) -> Upload | None:
+        """The upload that an input file is of, or None when it is not ours."""
+        found = self._run("upload_of_file", file_id).fetchone()
+        return None if found is None else Upload(*found)
+
+    def adopt(self, batch: Batch, deployment: str, file_id: str, remote_id: str, at: float) -> Batch:
+        """Make a planned batch the one that the service has accepted from an input file; `submitted` on return."""
+        with self.transaction():
+            known = self.upload_of_file(file_id)
+            if known is None:
+                upload = self._run("add_upload", batch.batch, deployment, f"adopted-{file_id}", at).lastrowid
+                self._run("upload_arrived", file_id, f"adopted-{file_id}")
+            else:
+                upload = known.upload
+                self._run("give_upload", batch.batch, upload)
+            values = {"deployment": deployment, "upload": upload, "remote_id": remote_id, "posted_at": at}
+            return self.move(batch, BatchState.SUBMITTED, at, f"adopted {remote_id}", unsettled_at=None, **values)
+
+    def adopted_batches(self) -> list[int]:
+        """The batches that were found at the service and taken over."""
+        return [int(row[0]) for row in self._run("adopted_batches")]
 
     def transitions(self) -> Iterator[tuple[float, int, str, str, str]]:
         """Every move ever made: (time, batch, from, to, note)."""

@@ -44,7 +44,14 @@ class Judgement:
 
 
 def judge(
-    *, usable: bool, http_status: int | None, code: str | None, attempts: int, barren: int, max_attempts: int
+    *,
+    usable: bool,
+    http_status: int | None,
+    code: str | None,
+    attempts: int,
+    barren: int,
+    max_attempts: int,
+    retry_invalid: bool = False,
 ) -> Judgement:
     """Judge one row's result.
 
@@ -55,6 +62,7 @@ def judge(
         attempts: executed attempts before this batch.
         barren: times running before that a batch expired or was cancelled with nothing for the row.
         max_attempts: executed attempts, at most.
+        retry_invalid: an answer that breaks its schema is asked for again, and costs an attempt.
     """
     if usable:
         return Judgement(Verdict.SUCCEEDED, attempts + 1, 0)
@@ -66,6 +74,8 @@ def judge(
         or http_status in RETRIED_STATUSES
         or (http_status is not None and http_status >= SERVER_ERROR)
     )
-    if again and code not in (CONTENT_FILTER, INVALID_ANSWER) and attempts + 1 < max_attempts:
+    if code == INVALID_ANSWER:
+        again = retry_invalid
+    if again and code != CONTENT_FILTER and attempts + 1 < max_attempts:
         return Judgement(Verdict.RETRY, attempts + 1, 0)
     return Judgement(Verdict.FAILED, attempts + 1, 0)

@@ -5,15 +5,20 @@ Owns the numbers of `batchmill plan`; the render, the cuts and the token estimat
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from pipeline.build.image_rows import image_rows
 from pipeline.build.packer import Limits
 from pipeline.build.seal import seal
+from pipeline.build.writer import named_rows
 from pipeline.console import service_words
-from pipeline.ids import custom_ids
 
 if TYPE_CHECKING:
     from pipeline.opening import Job, Options
+
+
+_BASE64 = re.compile(r"(data:image/\w+;base64,)([A-Za-z0-9+/=]{100,})")
 
 
 def plan_of(job: Job, options: Options, *, show: int) -> dict[str, Any]:
@@ -30,7 +35,7 @@ def plan_of(job: Job, options: Options, *, show: int) -> dict[str, Any]:
     settings = job.settings
     rows = requests = shards = total_bytes = tokens = 0
     spans = seal(
-        job.source,
+        image_rows(job.source, job.template),
         job.template,
         Limits(settings.lines_max, settings.bytes_max, settings.tokens_max),
         rows_dir=None,
@@ -39,6 +44,7 @@ def plan_of(job: Job, options: Options, *, show: int) -> dict[str, Any]:
         custom_id_prefix=settings.id_prefix,
         id_column=settings.id_column,
         limit_rows=settings.limit_rows,
+        refuse_nulls=settings.on_null == "error",
     )
     for span in spans:
         rows = span.stop_row
@@ -52,6 +58,7 @@ def plan_of(job: Job, options: Options, *, show: int) -> dict[str, Any]:
         "prompt": settings.prompt_name,
         "service": settings.service.value,
         "model": settings.model,
+        "deployments": [spec.name for spec in options.specs],
         "url": settings.url,
         "fingerprint": settings.fingerprint,
         "rows": rows,
@@ -60,7 +67,7 @@ def plan_of(job: Job, options: Options, *, show: int) -> dict[str, Any]:
         "shards": shards,
         "request_bytes": total_bytes,
         "estimated_tokens": tokens,
-        "quota_tokens": options.quota_tokens,
+        "quota_tokens": options.quota_tokens or sum(spec.quota_tokens or 0 for spec in options.specs) or None,
         "columns_prefix": settings.columns_prefix,
         "template": "fast" if job.template.fast else "row by row",
         "template_reason": job.template.reason,
@@ -70,21 +77,16 @@ def plan_of(job: Job, options: Options, *, show: int) -> dict[str, Any]:
 
 def _first_requests(job: Job, show: int) -> list[str]:
     """The first sendable rows' request lines, among the first rows of the source."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    for block in job.source.blocks(block_bytes=1 << 20):
-        head = block.slice(0, 1_000)
-        ids = (
-            pc.cast(head[job.settings.id_column], pa.string())
-            if job.settings.id_column
-            else custom_ids(job.settings.id_prefix, pa.array(range(head.num_rows), pa.int64()))
-        )
-        if isinstance(ids, pa.ChunkedArray):
-            ids = ids.combine_chunks()
+    for block in image_rows(job.source, job.template).blocks():
+        head, ids = named_rows(block.slice(0, 1_000), 0, job.settings.id_prefix, job.settings.id_column)
         lines = job.template.render(head, ids, model=job.settings.model, url=job.settings.url).lines
-        return [line.rstrip("\n") for line in lines.drop_null().slice(0, show).to_pylist()]
+        return [_shortened(line) for line in lines.drop_null().slice(0, show).to_pylist()]
     return []
+
+
+def _shortened(line: str) -> str:
+    """A request line as a person reads it: images by their size."""
+    return _BASE64.sub(lambda found: f"{found[1]}…({len(found[2]):,} characters)", line.rstrip("\n"))
 
 
 def plan_table(found: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def plan_table(found: dict[str, Any]) -> dict[str, Any]:
         "request bytes": found["request_bytes"],
         "input tokens (estimate)": found["estimated_tokens"],
         "service": service_words(ServiceKind(found["service"])),
-        "model": found["model"],
+        "deployments" if found["deployments"] else "model": ", ".join(found["deployments"]) or found["model"],
         "template": reason,
     }
     if found["quota_tokens"]:

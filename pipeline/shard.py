@@ -27,9 +27,10 @@ class BatchState(StrEnum):
 
 
 MOVES: dict[BatchState, frozenset[BatchState]] = {
-    BatchState.PLANNED: frozenset({BatchState.UPLOADING, BatchState.SPLIT, BatchState.COLLECTED}),
-    BatchState.UPLOADING: frozenset({BatchState.UPLOADING, BatchState.UPLOADED, BatchState.PLANNED}),
-    BatchState.UPLOADED: frozenset({BatchState.POSTING, BatchState.PLANNED}),
+    # A batch may turn up at the service in any state before `submitted`: an earlier create of it landed late.
+    BatchState.PLANNED: frozenset({BatchState.UPLOADING, BatchState.SPLIT, BatchState.COLLECTED, BatchState.SUBMITTED}),
+    BatchState.UPLOADING: frozenset({BatchState.UPLOADED, BatchState.PLANNED, BatchState.SUBMITTED}),
+    BatchState.UPLOADED: frozenset({BatchState.POSTING, BatchState.PLANNED, BatchState.SUBMITTED}),
     BatchState.POSTING: frozenset(
         {BatchState.SUBMITTED, BatchState.UNSETTLED, BatchState.PLANNED, BatchState.COLLECTED}
     ),
@@ -76,7 +77,11 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as the ledger knows it; times are Unix seconds, ids are the service's (None: none yet)."""
+    """A batch as the ledger knows it; times are Unix seconds, ids are the service's (None: none yet).
+
+    `deployment` is empty while it belongs to none; `kind`: `first`, `pooled` or `adopted`; `fetches`: how often its
+    results were fetched afresh; `count_*`: what the service says of its lines.
+    """
 
     batch: int
     deployment: str
@@ -101,11 +106,66 @@ class Batch:
     succeeded: int
     failed: int
     leftover: int
+    since: float
+    kind: str
+    fetches: int
+    cancel_asked: int
+    count_total: int | None
+    count_completed: int | None
+    count_failed: int | None
+    upload: int | None = None
+
+    @property
+    def claimed_lines(self) -> int:
+        """How many result lines the service's own counts promise; 0 where it says nothing."""
+        return (self.count_completed or 0) + (self.count_failed or 0)
 
     @property
     def name(self) -> str:
         """`b000123`: the stem of the batch's files."""
         return f"b{self.batch:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An input file of ours: the batch that it belongs to, where it went, and what the service made of it (or None)."""
+
+    upload: int
+    batch: int
+    deployment: str
+    remote_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the sealed shards."""
+
+    shards: int
+    rows: int
+    requests: int
+    skipped: int
+    bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateCount:
+    """Sums over the batches of one state.
+
+    `reported` is what the service says is finished, `placed` what later batches took over.
+    """
+
+    state: BatchState
+    batches: int
+    rows: int
+    tokens: int
+    succeeded: int
+    failed: int
+    leftover: int
+    prompt_tokens: int
+    completion_tokens: int
+    reported: int
+    placed: int
 
 
 def is_legal(old: BatchState, new: BatchState) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from types import FrameType
 
 from pipeline.errors import InterruptedBySignal
 from pipeline.folder import RunFolder
+
+SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class Signals:
@@ -32,6 +35,8 @@ class Signals:
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self._asked.is_set():
+            if sys.stderr is not None and sys.stderr.isatty():
+                os.write(2, SHOW_CURSOR)  # the live display hides it
             os._exit(128 + number)
         self.number = number
         self._asked.set()

@@ -9,6 +9,17 @@ import pytest
 FOREIGN_PREFIXES = ("AZURE_", "OPENAI_", "BATCHMILL_")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many seeds of ten kills each the crash test of the real command takes."""
+    parser.addoption("--kill-seeds", type=int, default=3, help="seeds of ten kills each (default: 3)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the crash test its seeds."""
+    if "kill_seed" in metafunc.fixturenames:
+        metafunc.parametrize("kill_seed", range(metafunc.config.getoption("--kill-seeds")))
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away every variable that names a service or its key, so that no test can reach a real one by accident."""

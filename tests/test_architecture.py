@@ -18,7 +18,23 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("pipeline.build", "pipeline.submit", "pipeline.merge")
 """The three that never import each other."""
 
-LOOK_ACROSS = frozenset({"run", "plan", "opening", "rounds", "publish", "status", "cli", "report"})
+LOOK_ACROSS = frozenset(
+    {
+        "run",
+        "plan",
+        "opening",
+        "connecting",
+        "operating",
+        "cleaning",
+        "retrying",
+        "taking",
+        "rounds",
+        "publish",
+        "status",
+        "cli",
+        "report",
+    }
+)
 """Top-level modules and packages that may import the stages: `run`, the parts it is composed of, and the commands."""
 
 PURE = frozenset(
@@ -26,6 +42,7 @@ PURE = frozenset(
         "pipeline.errors",
         "pipeline.shard",
         "pipeline.outcome",
+        "pipeline.quota",
         "pipeline.submit.schedule",
         "pipeline.submit.settle",
         "pipeline.build.packer",

@@ -37,9 +37,7 @@ def test_a_result_without_a_usable_answer(
     http_status: int | None, code: str, attempts: int, barren: int, expected: Judgement
 ) -> None:
     """Executed attempts are bounded; expired and cancelled batches cost none, three times running."""
-    found = judge(
-        usable=False, http_status=http_status, code=code, attempts=attempts, barren=barren, max_attempts=3
-    )
+    found = judge(usable=False, http_status=http_status, code=code, attempts=attempts, barren=barren, max_attempts=3)
     assert found == expected
 
 

@@ -6,6 +6,7 @@ dictionaries and run-end encodings. The carried columns never come through here.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pyarrow as pa
@@ -34,17 +35,23 @@ def unwrapped(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether values of an unwrapped type are raw bytes."""
+    types = pa.types
+    return not isinstance(kind, pa.BaseExtensionType) and bool(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_binary_view(kind)
+    )
+
+
 def holds_binary(kind: pa.DataType) -> bool:
     """Whether values of a type are, or contain, raw bytes, which have no text."""
     kind = unwrapped(kind)
     if isinstance(kind, pa.BaseExtensionType):
         return False
-    if (
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_binary_view(kind)
-    ):
+    if is_binary(kind):
         return True
     return any(holds_binary(kind.field(index).type) for index in range(kind.num_fields))
 
@@ -56,7 +63,9 @@ def unwrap(column: pa.ChunkedArray) -> pa.Array:
         array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
     while pa.types.is_dictionary(array.type) or pa.types.is_run_end_encoded(array.type):
         array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else pc.run_end_decode(array)
-    return array
+    if pa.types.is_string_view(array.type):  # few of Arrow's functions take views
+        return array.cast(pa.large_string())
+    return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
 
 
 def valid_text(array: pa.Array) -> tuple[pa.Array, pa.BooleanArray | None]:
@@ -77,8 +86,16 @@ def valid_text(array: pa.Array) -> tuple[pa.Array, pa.BooleanArray | None]:
     return pa.array(kept, pa.large_string()), pa.array(bad, pa.bool_())
 
 
-def faults(name: str, array: pa.Array, not_utf8: pa.BooleanArray | None) -> list[tuple[pa.BooleanArray, str, str]]:
+def faults(
+    name: str, array: pa.Array, not_utf8: pa.BooleanArray | None, *, nulls_count: bool
+) -> list[tuple[pa.BooleanArray, str, str]]:
     """What is wrong with the values of a column.
+
+    Args:
+        name: The column.
+        array: Its unwrapped values.
+        not_utf8: The rows whose text was none.
+        nulls_count: Whether a null costs the row.
 
     Returns:
         Masks over the rows, each with its skip code and message; the first that applies to a row counts.
@@ -86,13 +103,33 @@ def faults(name: str, array: pa.Array, not_utf8: pa.BooleanArray | None) -> list
     found = []
     if not_utf8 is not None:
         found.append((not_utf8, UNRENDERABLE, f"column {name} is not valid UTF-8"))
-    if array.null_count:
+    if array.null_count and nulls_count:
         found.append((array.is_null(), NULL_VALUE, f"column {name} is null"))
-    if pa.types.is_floating(array.type):
-        infinite = pc.fill_null(pc.invert(pc.is_finite(array)), False)
-        if pc.any(infinite).as_py():
-            found.append((infinite, UNRENDERABLE, f"column {name} is not a finite number"))
+    infinite = _not_finite(array)
+    if infinite is not None and pc.any(infinite).as_py():
+        words = "is not a finite number" if pa.types.is_floating(array.type) else "holds a number that is not finite"
+        found.append((infinite, UNRENDERABLE, f"column {name} {words}"))
     return found
+
+
+def _not_finite(array: pa.Array) -> pa.BooleanArray | None:
+    """The rows with NaN or an infinity anywhere in their value; None where the type has no such numbers."""
+    kind = array.type
+    if pa.types.is_floating(kind):
+        return pc.fill_null(pc.invert(pc.is_finite(array)), False)
+    if isinstance(kind, pa.BaseExtensionType):
+        return None
+    if pa.types.is_struct(kind):
+        parts = [_not_finite(pc.struct_field(array, index)) for index in range(kind.num_fields)]
+        found = [part for part in parts if part is not None]
+        return functools.reduce(pc.or_, found) if found else None
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inside = _not_finite(pc.list_flatten(array))
+        if inside is None:
+            return None
+        rows = pc.unique(pc.filter(pc.list_parent_indices(array), inside))
+        return pc.is_in(pa.array(range(len(array)), rows.type), value_set=rows)
+    return None
 
 
 def python_values(array: pa.Array) -> list[Any]:

@@ -1,26 +1,23 @@
-"""Templates that need Jinja2: filled row by row, slower, with the same bytes.
+"""Templated strings that need Jinja2: filled row by row, slower, with the same result.
 
-Owns the Jinja2 environment (sandboxed, strict about names, without what is random) and the rendering of one row's
-values to the JSON text of a body. Bounded: Jinja2 has no endless loop, the sandbox caps `range`, and templates cannot
-load others. Knows nothing of Arrow or of request lines.
+Owns the compiled templates and the filling of one string for the rows that need it, each charged to a budget of its
+own. Knows nothing of Arrow or of request lines.
 """
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import math
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-import jinja2.nodes
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import nodes
 
-from pipeline.build.body import Group, Single, Skeleton, Slot, dumps
+from pipeline.build.body import Slot, dumps
 from pipeline.build.columns import Unreadable
+from pipeline.build.references import single_expression
+from pipeline.build.sandbox import TemplateEnvironment
 
 WHITE_SPACE = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -31,21 +28,7 @@ WHITE_SPACE = (
 MESSAGE_CHARACTERS_MAX = 300
 """Longest reason kept with a skipped row."""
 
-_PRINTABLE = (
-    str,
-    int,
-    float,
-    decimal.Decimal,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
-    uuid.UUID,
-    list,
-    tuple,
-    dict,
-    jinja2.Undefined,
-    type(None),
-)
+_RESULT = "value__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,113 +40,108 @@ class RowFault:
 
 @dataclass(frozen=True, slots=True)
 class SlotRenderer:
-    """One compiled templated string."""
+    """One compiled templated string.
+
+    Attributes:
+        slot: Where it stands.
+        text: The template.
+        native: The template of its one expression, where that keeps the type of a number or boolean.
+    """
 
     slot: Slot
     text: jinja2.Template
-    native: Callable[..., Any] | None
+    native: jinja2.Template | None
 
 
-def make_environment() -> SandboxedEnvironment:
-    """The environment of every template: the text is kept as it is, unknown names are errors, nothing is random."""
-    environment = SandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_printable
-    )
-    del environment.globals["lipsum"]
-    del environment.filters["random"]
-    return environment
-
-
-def compile_slot(environment: SandboxedEnvironment, slot: Slot) -> SlotRenderer:
+def compile_slot(environment: TemplateEnvironment, slot: Slot) -> SlotRenderer:
     """Compile one templated string.
 
     Raises:
         jinja2.TemplateSyntaxError: the template is wrong, with its line.
     """
-    template = environment.from_string(slot.source)
     native = None
-    if slot.native and _is_one_expression(environment, slot.source):
-        expression = slot.source.strip()[2:-2]
-        expression = expression[1:] if expression[:1] in {"-", "+"} else expression
-        expression = expression[:-1] if expression[-1:] in {"-", "+"} else expression
-        native = environment.compile_expression(expression, undefined_to_none=False)
-    return SlotRenderer(slot, template, native)
+    expression = single_expression(environment.parse(slot.source)) if slot.native else None
+    if expression is not None:
+        assign = nodes.Assign(nodes.Name(_RESULT, "store", lineno=1), expression, lineno=1)
+        native = environment.from_string(nodes.Template([assign], lineno=1))
+    return SlotRenderer(slot, environment.from_string(slot.source), native)
 
 
-def render_body(
-    renderers: tuple[SlotRenderer, ...], skeleton: Skeleton, values: Mapping[str, Any]
-) -> str | RowFault | None:
-    """Fill the skeleton with one row.
+def fill_rows(renderer: SlotRenderer, rows: Iterable[Mapping[str, Any]]) -> Iterator[str | RowFault]:
+    """Fill one string with rows.
 
     Args:
-        renderers: One for each slot of the skeleton.
-        skeleton: The body.
-        values: The used columns of the row; no value is null.
+        renderer: The string.
+        rows: The values of the used columns, a row each.
 
     Returns:
-        The JSON text, a fault where a template fails on this row, None where the prompt is only white space.
+        The text of each row, or its fault. A native string gives JSON instead of text.
     """
-    for name, value in values.items():
-        if isinstance(value, Unreadable):
-            return RowFault(f"column {name} cannot be read: {value.reason}"[:MESSAGE_CHARACTERS_MAX])
-    names = {"row": values, **values}
-    filled: list[str | int | float | bool] = []
-    encoded: list[str] = []
-    for renderer in renderers:
+    environment: TemplateEnvironment = renderer.text.environment  # type: ignore[assignment]
+    fixed = dict(renderer.text.globals)
+    text = _Filling(renderer.text)
+    native = None if renderer.native is None else _Filling(renderer.native)
+    budget, where = environment.budget, renderer.slot.where
+    for values in rows:
         try:
-            value = _fill(renderer, names)
-            filled.append(value)
-            encoded.append(dumps(value))
+            names = {**fixed, "row": values, **values}
+            if any(type(value) is Unreadable for value in values.values()):
+                yield _unreadable(values)
+                continue
+            budget.renew()
+            number = None if native is None else _number(native, names)
+            if number is not None:
+                yield number
+            else:
+                filled = text.render(names)
+                yield filled if native is None else dumps(filled)
         except Exception as error:  # noqa: BLE001 - a template can raise anything, and it costs this row only
-            return RowFault(_reason(renderer.slot, error))
-    prompts = [value for renderer, value in zip(renderers, filled, strict=True) if renderer.slot.is_prompt]
-    if prompts and all(isinstance(value, str) and not value.strip(WHITE_SPACE) for value in prompts):
+            yield RowFault(_reason(where, error))
+
+
+class _Filling:
+    """A compiled template called directly, its one context used again for every row."""
+
+    def __init__(self, template: jinja2.Template) -> None:
+        self._root = template.root_render_func
+        self._context = template.new_context({}, shared=True)
+
+    def render(self, names: dict[str, Any]) -> str:
+        """The text for a row's names."""
+        context = self._context
+        context.parent = names
+        if context.vars or context.exported_vars:
+            context.vars.clear()
+            context.exported_vars.clear()
+        return "".join(self._root(context))
+
+    def result(self, names: dict[str, Any]) -> Any:
+        """What the expression is worth."""
+        self.render(names)
+        return self._context.vars[_RESULT]
+
+
+def _number(native: _Filling, names: dict[str, Any]) -> str | None:
+    """The JSON of a number or boolean; None where the expression is no such thing."""
+    value = native.result(names)
+    if type(value) not in (int, float, bool):
         return None
-    return "".join(_piece(piece, encoded) for piece in skeleton.pieces)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the number is {value}, which JSON cannot hold")
+    return dumps(value)
 
 
-def _fill(renderer: SlotRenderer, names: Mapping[str, Any]) -> str | int | float | bool:
-    if renderer.native is not None:
-        value = renderer.native(names)
-        if type(value) in {int, float, bool}:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"the number is {value}, which JSON cannot hold")
-            return value  # type: ignore[no-any-return]
-    return str(renderer.text.render(names))
+def _unreadable(values: Mapping[str, Any]) -> RowFault:
+    name, value = next((name, value) for name, value in values.items() if isinstance(value, Unreadable))
+    return RowFault(f"column {name} cannot be read: {value.reason}"[:MESSAGE_CHARACTERS_MAX])
 
 
-def _piece(piece: str | Single | Group, encoded: list[str]) -> str:
-    if isinstance(piece, str):
-        return piece
-    if isinstance(piece, Single):
-        return encoded[piece.slot]
-    entries = (
-        f"{dumps(key)}:{dumps(value) if isinstance(value, str) else encoded[value]}" for key, value in piece.entries
-    )
-    return "{" + ",".join(entries) + "}"
+def reason_of(slot: Slot, error: Exception) -> str:
+    """Why a string could not be filled, in a line."""
+    return _reason(slot.where, error)
 
 
-def _reason(slot: Slot, error: Exception) -> str:
+def _reason(where: str, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = text.encode("utf-8", "replace").decode()
-    return f"{slot.where}: {text}"[:MESSAGE_CHARACTERS_MAX]
-
-
-def _printable(value: Any) -> Any:
-    """Refuse to print what has no text of its own: its address in memory would make every build different."""
-    if isinstance(value, _PRINTABLE):
-        return value
-    raise TypeError(f"a {type(value).__name__} cannot be printed (a list made by a filter needs | list or | join)")
-
-
-def _is_one_expression(environment: SandboxedEnvironment, source: str) -> bool:
-    text = source.strip()
-    if not (text.startswith("{{") and text.endswith("}}")):
-        return False
-    body = environment.parse(text).body
-    return (
-        len(body) == 1
-        and isinstance(body[0], jinja2.nodes.Output)
-        and len(body[0].nodes) == 1
-        and not isinstance(body[0].nodes[0], jinja2.nodes.TemplateData)
-    )
+    return f"{where}: {text}"[:MESSAGE_CHARACTERS_MAX]

@@ -1,25 +1,20 @@
 """Whether the values of `--id-column` can be custom_ids: unique, not null, at most 64 printable ASCII characters.
 
-Uniqueness over any number of rows in bounded memory: 128-bit hashes go to bucket files, each small enough to be
-sorted by itself at the end. Knows nothing of shards.
+Uniqueness holds over any number of rows in bounded memory (`pipeline.doubles`). Knows nothing of shards.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.doubles import Buckets
 from pipeline.errors import SourceError
 
-BUCKETS = 256
 ID_CHARACTERS_MAX = 64
-_ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
 _FIT = r"^[\x20-\x7e]{1,64}$"
 
 
@@ -33,7 +28,7 @@ class IdCheck:
 
     def __init__(self, rows_dir: Path | None, column: str) -> None:
         self._column = column
-        self._folder = Path(tempfile.mkdtemp(prefix="ids.", suffix=".tmp", dir=rows_dir.parent if rows_dir else None))
+        self._buckets = Buckets(rows_dir.parent if rows_dir else None)
 
     def add(self, rows: pa.Table, first_row: int) -> None:
         """Check a block's ids and remember their hashes.
@@ -57,19 +52,7 @@ class IdCheck:
                 f"--id-column {self._column!r}: row {first_row + at} {what}; "
                 f"an id is 1 to {ID_CHARACTERS_MAX} printable ASCII characters."
             )
-        entries = np.empty(len(ids), dtype=_ENTRY)
-        digests = b"".join(hashlib.blake2b(value.encode(), digest_size=16).digest() for value in ids.to_pylist())
-        pairs = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
-        entries["high"], entries["low"] = pairs[:, 0], pairs[:, 1]
-        entries["row"] = np.arange(first_row, first_row + len(ids))
-        buckets = (entries["high"] % BUCKETS).astype(np.int64)
-        order = np.argsort(buckets, kind="stable")
-        bounds = np.searchsorted(buckets[order], np.arange(BUCKETS + 1))
-        for bucket in range(BUCKETS):
-            part = entries[order[bounds[bucket] : bounds[bucket + 1]]]
-            if len(part):
-                with (self._folder / f"{bucket:03d}").open("ab") as file:
-                    file.write(part.tobytes())
+        self._buckets.add(ids.to_pylist(), np.arange(first_row, first_row + len(ids)))
 
     def finish(self) -> None:
         """Look for an id that stands twice.
@@ -77,17 +60,11 @@ class IdCheck:
         Raises:
             SourceError: names both rows.
         """
-        for path in sorted(self._folder.iterdir()):
-            entries = np.fromfile(path, dtype=_ENTRY)
-            entries.sort(order=["high", "low", "row"])
-            same = (entries["high"][1:] == entries["high"][:-1]) & (entries["low"][1:] == entries["low"][:-1])
-            if same.any():
-                at = int(np.flatnonzero(same)[0])
-                raise SourceError(
-                    f"--id-column {self._column!r}: rows {entries['row'][at]} and {entries['row'][at + 1]} "
-                    "have the same id; ids must be unique."
-                )
+        for row, first in self._buckets.doubles():
+            raise SourceError(
+                f"--id-column {self._column!r}: rows {first} and {row} have the same id; ids must be unique."
+            )
 
     def close(self) -> None:
         """Remove the buckets."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._buckets.close()

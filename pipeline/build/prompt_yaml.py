@@ -31,20 +31,33 @@ def read_yaml(path: Path) -> Any:
         raise PromptError(f"Prompt file {path.name} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
     except OSError as error:
         raise PromptError(f"Prompt file {path} cannot be read: {error.strerror or error}.") from None
+    return parsed_yaml(text, path.name)
+
+
+def parsed_yaml(text: str, name: str) -> Any:
+    """The value of one YAML document.
+
+    Args:
+        text: the document.
+        name: of its file, for messages.
+
+    Raises:
+        PromptError: not YAML (with its line), or a key given twice.
+    """
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader, below
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise PromptError(f"Prompt file {path.name}{line}: {error.problem or error.context}.") from None
+        raise PromptError(f"Prompt file {name}{line}: {error.problem or error.context}.") from None
     except yaml.reader.ReaderError as error:
         line_number = text.count("\n", 0, error.position) + 1
         raise PromptError(
-            f"Prompt file {path.name}, line {line_number}: the character U+{ord(text[error.position]):04X} is not "
+            f"Prompt file {name}, line {line_number}: the character U+{ord(text[error.position]):04X} is not "
             "allowed in YAML; write it as an escape in double quotes."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise PromptError(f"Prompt file {path.name} cannot be read as YAML: {error}.") from None
+        raise PromptError(f"Prompt file {name} cannot be read as YAML: {error}.") from None
 
 
 class _StrictLoader(yaml.SafeLoader):

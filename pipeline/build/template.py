@@ -10,25 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jinja2
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.build.body import Group, Single, Skeleton, dumps, skeleton_of
-from pipeline.build.columns import (
-    UNRENDERABLE,
-    faults,
-    holds_binary,
-    is_text,
-    python_values,
-    unwrap,
-    unwrapped,
-    valid_text,
-)
-from pipeline.build.fallback import WHITE_SPACE, RowFault, SlotRenderer, compile_slot, make_environment, render_body
+from pipeline.build.block import NULL_RULES, Block, Nulls
+from pipeline.build.body import Group, Single, Skeleton, Slot, dumps, skeleton_of
+from pipeline.build.columns import UNRENDERABLE, unwrap
+from pipeline.build.fallback import WHITE_SPACE, RowFault, SlotRenderer, compile_slot, fill_rows, reason_of
+from pipeline.build.inputs import UnpreparedError
 from pipeline.build.prompt import Prompt
-from pipeline.build.template_names import Column, Reading, read_slot
+from pipeline.build.sandbox import TemplateEnvironment
+from pipeline.build.skips import Skips
+from pipeline.build.statements import Program, program_of
+from pipeline.build.template_names import Reading, read_slot
 from pipeline.build.tokens import estimate_tokens
+from pipeline.build.values import Slow, json_of
 from pipeline.errors import PromptError
 
 EMPTY_PROMPT = "empty_prompt"
@@ -55,6 +53,16 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What rendering a block gives, but for the lines; fields as of `Rendered`."""
+
+    line_bytes: pa.Int64Array
+    tokens: pa.Int64Array
+    skip_code: pa.StringArray
+    skip_message: pa.StringArray
+
+
+@dataclass(frozen=True, slots=True)
 class _Envelope:
     """The fixed text of a line around its custom_id and its body."""
 
@@ -68,28 +76,93 @@ class _Envelope:
         return len(self.before_id.encode()) + len(self.before_body.encode()) + len(self.end)
 
 
+@dataclass(frozen=True, slots=True)
+class _Filler:
+    """One templated string, both ways; the program is None where only Jinja2 can fill it."""
+
+    renderer: SlotRenderer
+    program: Program | None
+    reason: str
+
+    @property
+    def slot(self) -> Slot:
+        """Where the string stands."""
+        return self.renderer.slot
+
+    def fill(self, block: Block, skips: Skips) -> pl.Series:
+        """The string of every row: text, or JSON where it keeps the type of a number."""
+        found = None if self.program is None else _at_once(self.program, block)
+        if found is None:
+            return self._by_jinja(block, skips, None)
+        series, fits = found
+        if fits.all():
+            return series
+        rest = self._by_jinja(block, skips, fits)
+        return pl.select(pl.when(fits).then(series).otherwise(rest)).to_series()
+
+    def _by_jinja(self, block: Block, skips: Skips, fits: pl.Series | None) -> pl.Series:
+        """The string of the rows that are neither skipped nor fit for columns at once."""
+        wanted = pl.Series(pl.from_arrow(skips.code.is_null()))
+        places = (wanted if fits is None else wanted & ~fits).arg_true().to_list()
+        texts: list[str | None] = [None] * block.rows
+        faults: list[str | None] = [None] * block.rows
+        for place, text in zip(places, fill_rows(self.renderer, block.values(places)), strict=True):
+            if isinstance(text, RowFault):
+                faults[place] = text.message
+            else:
+                texts[place] = text
+        try:
+            array = pa.array(texts, pa.large_string())
+        except UnicodeEncodeError:
+            for place in places:
+                try:
+                    (texts[place] or "").encode()
+                except UnicodeEncodeError as error:
+                    texts[place], faults[place] = None, reason_of(self.slot, error)
+            array = pa.array(texts, pa.large_string())
+        messages = pa.array(faults, pa.string())
+        skips.add(messages.is_valid(), UNRENDERABLE, messages)
+        return pl.Series(pl.from_arrow(array))
+
+
+def _at_once(program: Program, block: Block) -> tuple[pl.Series, pl.Series] | None:
+    """The strings of all rows and whether each is right; None where the block cannot be read in columns."""
+    try:
+        frame = block.frame(program.inputs)
+    except UnpreparedError:
+        return None
+    needed = [
+        requirement.expr
+        for requirement in program.requirements
+        if requirement.unless_ascii is None or not block.all_ascii(requirement.unless_ascii)
+    ]
+    fits = pl.all_horizontal(needed).fill_null(False) if needed else pl.lit(True)
+    frame = frame.with_columns(program.expr.alias("filled"), fits.alias("fits"))
+    filled, found = frame["filled"], frame["fits"]
+    return filled, found & filled.is_not_null() if filled.null_count() else found
+
+
 class Template:
     """A prompt compiled against a schema; safe to use from several threads.
 
     Attributes:
         columns: The source columns used, in the schema's order.
         fast: Whether columns are rendered at once, without Python per row.
-        reason: Why not; "" where fast.
+        reason: Which strings are not, and why; "" where fast.
     """
 
     def __init__(
-        self,
-        skeleton: Skeleton,
-        readings: tuple[Reading, ...],
-        columns: tuple[str, ...],
-        renderers: tuple[SlotRenderer, ...],
+        self, skeleton: Skeleton, columns: tuple[str, ...], nulls: Nulls, fillers: tuple[_Filler, ...]
     ) -> None:
         self.columns = columns
-        self.reason = next((reading.reason for reading in readings if reading.reason), "")
+        self.reason = "; ".join(filler.reason for filler in fillers if filler.reason)
         self.fast = not self.reason
-        self._skeleton = skeleton
-        self._readings = readings
-        self._renderers = renderers
+        self._skeleton, self._nulls, self._fillers = skeleton, nulls, fillers
+
+    def by_jinja(self) -> Template:
+        """The same with every string filled by Jinja2: slower, the same bytes."""
+        slow = tuple(_Filler(filler.renderer, None, "every string is asked of Jinja2") for filler in self._fillers)
+        return Template(self._skeleton, self.columns, self._nulls, slow)
 
     def render(self, block: pa.Table, custom_ids: pa.Array, *, model: str | None, url: str) -> Rendered:
         """Render a block.
@@ -103,119 +176,117 @@ class Template:
         Returns:
             As many entries as the block has rows, in its order.
         """
-        rows = block.num_rows
-        arrays, skip_code, skip_message = self._read(block)
+        lines, found = self._rendered(block, custom_ids, model, url, sizes_only=False)
+        return Rendered(lines, found.line_bytes, found.tokens, found.skip_code, found.skip_message)
+
+    def measure(self, block: pa.Table, custom_ids: pa.Array, *, model: str | None, url: str) -> Measured:
+        """What `render` would give, but for the lines: they are never put together."""
+        return self._rendered(block, custom_ids, model, url, sizes_only=True)[1]
+
+    def _rendered(
+        self, block: pa.Table, custom_ids: pa.Array, model: str | None, url: str, *, sizes_only: bool
+    ) -> tuple[pa.Array, Measured]:
+        """The lines, or their lengths where these are enough, and what is measured of them."""
+        skips = Skips(block.num_rows)
+        used = Block(block, self.columns, self._nulls, skips)
         ids = _json_ids(custom_ids)
         envelope = _envelope(url, model)
-        fill = self._fill_columns if self.fast else self._fill_rows
-        lines, late = fill(arrays, ids, skip_code, envelope) if rows else (pa.array([], pa.large_string()), [])
-        for mask, code, message in late:
-            skip_code, skip_message = _with_skips(skip_code, skip_message, mask, code, message)
-        line_bytes = pc.cast(pc.binary_length(lines), pa.int64())
+        lines: pa.Array = pa.array([], pa.large_string())
+        if used.rows:
+            lines = self._lines(used, ids, envelope, skips, sizes_only=sizes_only)
+        line_bytes = pc.cast(lines if pa.types.is_integer(lines.type) else pc.binary_length(lines), pa.int64())
         outside = pc.add(pc.cast(pc.binary_length(ids), pa.int64()), pa.scalar(envelope.fixed_bytes(), pa.int64()))
         tokens = estimate_tokens(pc.subtract(line_bytes, outside))
-        return Rendered(lines, pc.fill_null(line_bytes, 0), tokens, skip_code, skip_message)
+        return lines, Measured(pc.fill_null(line_bytes, 0), tokens, skips.code, skips.message)
 
-    def _read(self, block: pa.Table) -> tuple[dict[str, pa.Array], pa.StringArray, pa.StringArray]:
-        arrays: dict[str, pa.Array] = {}
-        skip_code = skip_message = pa.nulls(block.num_rows, pa.string())
-        for name in self.columns:
-            array = unwrap(block.column(name))
-            not_utf8 = None
-            if is_text(array.type):
-                array, not_utf8 = valid_text(array)
-            for mask, code, message in faults(name, array, not_utf8):
-                skip_code, skip_message = _with_skips(skip_code, skip_message, mask, code, message)
-            arrays[name] = array
-        return arrays, skip_code, skip_message
-
-    def _fill_columns(
-        self, arrays: dict[str, pa.Array], ids: pa.Array, skip_code: pa.StringArray, envelope: _Envelope
-    ) -> tuple[pa.LargeStringArray, list[tuple[pa.Array, str, object]]]:
-        """Render all rows at once; a null id makes the whole line null."""
-        position = {name: f"c{index}" for index, name in enumerate(arrays)}
-        table = pa.table(
-            {"id": ids, "skip": skip_code.is_valid(), **{position[name]: array for name, array in arrays.items()}}
-        )
-        frame = pl.DataFrame(pl.from_arrow(table))
-        texts = [_text(reading, arrays, position).alias(f"t{index}") for index, reading in enumerate(self._readings)]
-        frame = frame.select("id", "skip", *texts)
-        late: list[tuple[pa.Array, str, object]] = []
+    def _lines(self, used: Block, ids: pa.Array, envelope: _Envelope, skips: Skips, *, sizes_only: bool) -> pa.Array:
+        """Fill the strings and put the lines together, or tell their lengths; a null id makes the whole line null."""
+        texts = [filler.fill(used, skips).alias(f"t{index}") for index, filler in enumerate(self._fillers)]
+        frame = pl.DataFrame([pl.Series("id", pl.from_arrow(ids)), *texts])
         blank = self._blank()
         if blank is not None:
-            frame = frame.with_columns(blank=blank.fill_null(False) & ~pl.col("skip"))
-            if frame["blank"].any():
-                late.append((frame["blank"].to_arrow(), EMPTY_PROMPT, _EMPTY_MESSAGE))
-            frame = frame.with_columns(skip=pl.col("skip") | pl.col("blank"))
-        if frame["skip"].any():
-            frame = frame.with_columns(id=pl.when(~pl.col("skip")).then("id"))
-        pieces = [_encoded(piece) for piece in self._skeleton.pieces]
+            skips.add(frame.select(blank.fill_null(False)).to_series().to_arrow(), EMPTY_PROMPT, _EMPTY_MESSAGE)
+        if skips.any():
+            frame = frame.with_columns(id=pl.when(pl.Series(pl.from_arrow(skips.code.is_null()))).then("id"))
+        pieces = [expr for piece in self._skeleton.pieces for expr in self._encoded(piece)]
         start = pl.lit(envelope.before_body + envelope.body_start)
-        line = pl.concat_str([pl.lit(envelope.before_id), pl.col("id"), start, *pieces, pl.lit(envelope.end)])
-        return _one_array(frame.select(line.alias("line")).to_arrow().column("line")), late
+        parts = [pl.lit(envelope.before_id), pl.col("id"), start, *pieces, pl.lit(envelope.end)]
+        if sizes_only:
+            sizes = [part.str.len_bytes().cast(pl.Int64) for part in parts]
+            return frame.select(pl.sum_horizontal(sizes, ignore_nulls=False).alias("size"))["size"].to_arrow()
+        return _one_array(frame.select(pl.concat_str(parts).alias("line")).to_arrow().column("line"))
 
     def _blank(self) -> pl.Expr | None:
         """Whether a row's prompt is only white space; None where fixed text or no template makes it impossible."""
         checks = []
-        for index, (slot, reading) in enumerate(zip(self._skeleton.slots, self._readings, strict=True)):
-            if slot.is_prompt:
-                if any(isinstance(part, str) and part.strip(WHITE_SPACE) for part in reading.parts or ()):
+        for index, filler in enumerate(self._fillers):
+            if filler.slot.is_prompt:
+                if filler.program is not None and filler.program.never_blank:
                     return None
-                checks.append(pl.col(f"t{index}").str.strip_chars().str.len_bytes() == 0)
+                checks.append(pl.col(f"t{index}").str.strip_chars(WHITE_SPACE).str.len_bytes() == 0)
         return pl.all_horizontal(checks) if checks else None
 
-    def _fill_rows(
-        self, arrays: dict[str, pa.Array], ids: pa.Array, skip_code: pa.StringArray, envelope: _Envelope
-    ) -> tuple[pa.LargeStringArray, list[tuple[pa.Array, str, object]]]:
-        """Render row by row through Jinja2."""
-        values = {name: python_values(array) for name, array in arrays.items()}
-        lines: list[str | None] = []
-        messages: list[str | None] = []
-        blank: list[bool] = []
-        for index, (custom_id, skipped) in enumerate(
-            zip(ids.to_pylist(), skip_code.is_valid().to_pylist(), strict=True)
-        ):
-            row = {name: column[index] for name, column in values.items()}
-            body = None if skipped else render_body(self._renderers, self._skeleton, row)
-            messages.append(body.message if isinstance(body, RowFault) else None)
-            blank.append(body is None and not skipped)
-            lines.append(
-                envelope.before_id + custom_id + envelope.before_body + envelope.body_start + body + envelope.end
-                if isinstance(body, str)
-                else None
-            )
-        message_array = pa.array(messages, pa.string())
-        late: list[tuple[pa.Array, str, object]] = [
-            (message_array.is_valid(), UNRENDERABLE, message_array),
-            (pa.array(blank, pa.bool_()), EMPTY_PROMPT, _EMPTY_MESSAGE),
+    def _encoded(self, piece: str | Single | Group) -> list[pl.Expr]:
+        if isinstance(piece, str):
+            return [pl.lit(piece)]
+        if isinstance(piece, Single):
+            filled = pl.col(f"t{piece.slot}")
+            return [filled if self._fillers[piece.slot].slot.native else json_of(filled)]
+        fixed = [f"{dumps(key)}:{dumps(value)}" for key, value in piece.entries if isinstance(value, str)]
+        key, last = piece.entries[-1]
+        if isinstance(last, int) and len(fixed) == len(piece.entries) - 1:  # usual, and quicker: fixed text is copied
+            encoded = pl.struct(pl.col(f"t{last}").alias(key)).struct.json_encode().str.strip_prefix("{")
+            return [pl.lit("{" + "".join(text + "," for text in fixed)), encoded]
+        fields = [
+            (pl.lit(value) if isinstance(value, str) else pl.col(f"t{value}")).alias(key)
+            for key, value in piece.entries
         ]
-        return pa.array(lines, pa.large_string()), late
+        return [pl.struct(fields).struct.json_encode()]
 
 
-def compile_template(prompt: Prompt, schema: pa.Schema) -> Template:
+def compile_template(prompt: Prompt, schema: pa.Schema, *, on_null: str = "skip") -> Template:
     """Compile a prompt against the source's columns.
+
+    Args:
+        prompt: The prompt.
+        schema: The source's columns.
+        on_null: What a null in a used column does, one of `NULL_RULES`.
 
     Raises:
         PromptError: a template has wrong syntax (with its line and its place in the body), names a column that is not
-            there, or uses one that has no text.
+            there, or prints one that has no text.
     """
+    assert on_null in NULL_RULES
     skeleton = skeleton_of(prompt.body, fixed_answer_format=prompt.answer is not None)
-    environment = make_environment()
+    environment = TemplateEnvironment()
     readings = tuple(read_slot(environment, slot, schema, prompt.name) for slot in skeleton.slots)
     used = {name for reading in readings for name in reading.columns}
-    columns = tuple(name for name in schema.names if name in used)
-    for name in columns:
-        if holds_binary(schema.field(name).type):
-            kind = unwrapped(schema.field(name).type)
-            raise PromptError(
-                f"Prompt file {prompt.name}: column {name} is of type {kind}, which has no text; "
-                "convert it to a string column first."
-            )
+    handled = used - {name for reading in readings for name in reading.exposed}
+    nulls = Nulls(on_null, frozenset(handled))
     try:
-        renderers = tuple(compile_slot(environment, slot) for slot in skeleton.slots)
+        fillers = tuple(
+            _filler(environment, slot, reading, schema, nulls)
+            for slot, reading in zip(skeleton.slots, readings, strict=True)
+        )
     except (jinja2.TemplateError, SyntaxError) as error:
         raise PromptError(f"Prompt file {prompt.name}: a template cannot be compiled: {error}.") from None
-    return Template(skeleton, readings, columns, renderers)
+    return Template(skeleton, tuple(name for name in schema.names if name in used), nulls, fillers)
+
+
+def _filler(
+    environment: TemplateEnvironment, slot: Slot, reading: Reading, schema: pa.Schema, nulls: Nulls
+) -> _Filler:
+    renderer = compile_slot(environment, slot)
+    try:
+        program = program_of(
+            environment, reading.tree, schema, nulls.handled, native=slot.native, empty_nulls=nulls.rule == "empty"
+        )
+        _at_once(program, Block(schema.empty_table(), reading.columns, nulls, Skips(0)))
+    except Slow as reason:
+        return _Filler(renderer, None, f"{slot.where} {reason}")
+    except (pl.exceptions.PolarsError, pa.ArrowException):  # an operation that the installed versions lack
+        return _Filler(renderer, None, f"{slot.where} has an expression that polars cannot compute")
+    return _Filler(renderer, program, "")
 
 
 def _envelope(url: str, model: str | None) -> _Envelope:
@@ -230,47 +301,13 @@ def _envelope(url: str, model: str | None) -> _Envelope:
 def _json_ids(custom_ids: pa.Array) -> pa.Array:
     """The ids as JSON text; quoting alone is enough for all but rare ones."""
     ids = pc.cast(unwrap(pa.chunked_array([custom_ids])), pa.large_string())
-    if pc.any(pc.match_substring_regex(ids, r'["\\\x00-\x1f]')).as_py():
+    values = np.frombuffer(ids.buffers()[2] or b"", np.uint8)  # may hold more than these ids: then quoted with care
+    if ((values < 0x20) | (values == ord('"')) | (values == ord("\\"))).any():
         return pa.array([dumps(custom_id) for custom_id in ids.to_pylist()], pa.large_string())
     quote = pa.scalar('"', pa.large_string())
     return pc.binary_join_element_wise(quote, ids, quote, pa.scalar("", pa.large_string()))
 
 
-def _text(reading: Reading, arrays: dict[str, pa.Array], position: dict[str, str]) -> pl.Expr:
-    exprs = [
-        _column_text(pl.col(position[part.name]), arrays[part.name].type) if isinstance(part, Column) else pl.lit(part)
-        for part in reading.parts or ("",)
-    ]
-    return exprs[0] if len(exprs) == 1 else pl.concat_str(exprs)
-
-
-def _column_text(column: pl.Expr, kind: pa.DataType) -> pl.Expr:
-    if pa.types.is_boolean(kind):
-        return pl.when(column.is_null()).then(None).when(column).then(pl.lit("True")).otherwise(pl.lit("False"))
-    return column if is_text(kind) else column.cast(pl.String)
-
-
-def _encoded(piece: str | Single | Group) -> pl.Expr:
-    if isinstance(piece, str):
-        return pl.lit(piece)
-    if isinstance(piece, Single):
-        encoded = pl.struct(pl.col(f"t{piece.slot}").alias("x")).struct.json_encode()
-        return encoded.str.strip_prefix('{"x":').str.strip_suffix("}")
-    fields = [
-        (pl.lit(value) if isinstance(value, str) else pl.col(f"t{value}")).alias(key) for key, value in piece.entries
-    ]
-    return pl.struct(fields).struct.json_encode()
-
-
 def _one_array(column: pa.ChunkedArray) -> pa.LargeStringArray:
     array = column.combine_chunks()
     return array if isinstance(array, pa.LargeStringArray) else pa.concat_arrays(array.chunks)
-
-
-def _with_skips(
-    skip_code: pa.StringArray, skip_message: pa.StringArray, mask: pa.Array, code: str, message: object
-) -> tuple[pa.StringArray, pa.StringArray]:
-    """Mark the rows of a mask that nothing was found wrong with so far."""
-    fresh = pc.and_(mask, skip_code.is_null())
-    texts = message if isinstance(message, pa.Array) else pa.scalar(message, pa.string())
-    return pc.if_else(fresh, pa.scalar(code, pa.string()), skip_code), pc.if_else(fresh, texts, skip_message)

@@ -1,7 +1,7 @@
 """What a template says, read from its syntax tree before any row is seen.
 
-Owns the check of every templated string against the source's columns (unknown names, filters that do not exist, other
-templates that cannot be loaded) and the decision whether columns alone can fill it. Renders nothing.
+Owns the check of every templated string against the source's columns: unknown names, filters that do not exist, other
+templates that cannot be loaded, loops without end, binary columns printed as they are. Renders nothing.
 """
 
 from __future__ import annotations
@@ -13,20 +13,15 @@ import jinja2
 import pyarrow as pa
 from jinja2 import meta, nodes
 
+from pipeline.build.binaries import check_binary
 from pipeline.build.body import Slot
-from pipeline.build.columns import is_text, unwrapped
+from pipeline.build.nulls import exposed_columns
 from pipeline.build.prompt import nearest
+from pipeline.build.references import row_column
 from pipeline.errors import PromptError
 
 COLUMNS_SHOWN_MAX = 20
 """Most column names in one message."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A used column inside a fast template."""
-
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +30,13 @@ class Reading:
 
     Attributes:
         columns: The columns it uses, in the schema's order.
-        parts: Fixed text and columns, in order; None where it needs Jinja2.
-        reason: Why it needs Jinja2, "" where it does not.
+        exposed: Those of them whose nulls it does not handle itself.
+        tree: Its syntax tree.
     """
 
     columns: tuple[str, ...]
-    parts: tuple[str | Column, ...] | None
-    reason: str
+    exposed: frozenset[str]
+    tree: nodes.Template
 
 
 def read_slot(environment: jinja2.Environment, slot: Slot, schema: pa.Schema, prompt_name: str) -> Reading:
@@ -69,9 +64,9 @@ def read_slot(environment: jinja2.Environment, slot: Slot, schema: pa.Schema, pr
     for name in sorted(used):
         if known.count(name) > 1:
             raise PromptError(f"{where}: the source has more than one column {name}; rename one of them.")
-    columns = tuple(name for name in known if name in used)
-    parts, reason = _fast_parts(tree, slot, schema)
-    return Reading(columns, parts, reason)
+    check_binary(tree, schema, prompt_name, slot.where)
+    exposed = exposed_columns(tree, has_row="row" in known)
+    return Reading(tuple(name for name in known if name in used), exposed & used, tree)
 
 
 def _parsed(environment: jinja2.Environment, slot: Slot, prompt_name: str) -> nodes.Template:
@@ -92,13 +87,24 @@ def _check_parts_known(environment: jinja2.Environment, tree: nodes.Template, wh
     for loader in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         line = f"{where}, line {loader.lineno} of the template"
         raise PromptError(f"{line}: a prompt cannot load other templates; write the text here.")
-    filters = [(node.name, node.lineno, "filter", list(environment.filters)) for node in tree.find_all(nodes.Filter)]
+    for loop in tree.find_all(nodes.For):
+        if loop.recursive:
+            raise PromptError(
+                f"{where}, line {loop.lineno} of the template: a recursive loop could go on for ever; "
+                "write the loops that are needed one inside the other."
+            )
+    known_filters = _spellable(environment.filters)
+    filters = [(node.name, node.lineno, "filter", known_filters) for node in tree.find_all(nodes.Filter)]
     tests = [(node.name, node.lineno, "test", list(environment.tests)) for node in tree.find_all(nodes.Test)]
     for name, line_number, kind, known in filters + tests:
         if name not in known:
             found = nearest(name, known)
             hint = f", did you mean {found}?" if found else "; see the list in Jinja2's manual."
             raise PromptError(f"{where}, line {line_number} of the template: there is no {kind} {name}{hint}")
+
+
+def _spellable(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith(" ")]
 
 
 def _undeclared(environment: jinja2.Environment, slot: Slot) -> set[str]:
@@ -117,45 +123,10 @@ def _columns_hint(name: str, known: Iterable[str]) -> str:
 
 
 def _row_names(tree: nodes.Template, where: str) -> set[str]:
-    names = [name for name in (_row_column(node) for node in tree.find_all(nodes.Getitem)) if name is not None]
+    names = [name for name in (row_column(node) for node in tree.find_all(nodes.Getitem)) if name is not None]
     uses = sum(node.name == "row" for node in tree.find_all(nodes.Name))
     if uses != len(names):
         raise PromptError(
             f'{where}: row can only be used as row["column name"], so that its columns are known; name them.'
         )
     return set(names)
-
-
-def _row_column(node: nodes.Node) -> str | None:
-    if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == "row":
-        key = node.arg
-        if isinstance(key, nodes.Const) and isinstance(key.value, str):
-            return key.value
-    return None
-
-
-def _fast_parts(tree: nodes.Template, slot: Slot, schema: pa.Schema) -> tuple[tuple[str | Column, ...] | None, str]:
-    parts: list[str | Column] = []
-    for statement in tree.body:
-        if not isinstance(statement, nodes.Output):
-            return None, f"{slot.where} has a block of {type(statement).__name__.lower()}"
-        for node in statement.nodes:
-            if isinstance(node, nodes.TemplateData):
-                parts.append(node.data)
-                continue
-            name = node.name if isinstance(node, nodes.Name) else None
-            if "row" not in schema.names:
-                name = _row_column(node) or name
-            if name is None or name not in schema.names:
-                return None, f"{slot.where} has an expression that is more than a column"
-            if not _is_fast_type(schema.field(name).type):
-                return None, f"{slot.where} uses column {name} of type {schema.field(name).type}"
-            parts.append(Column(name))
-    if slot.native and len(parts) == 1:
-        return None, f"{slot.where} keeps the type of a number or boolean"
-    return tuple(parts), ""
-
-
-def _is_fast_type(kind: pa.DataType) -> bool:
-    kind = unwrapped(kind)
-    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import __version__
+from pipeline.cli.data_options import data_options
+from pipeline.cli.output_options import output_options
 from pipeline.errors import BatchmillError
 
 if TYPE_CHECKING:
@@ -43,8 +45,12 @@ def _source_options(command: Any) -> Any:
     for option in reversed(
         [
             click.option(
-                "--prompt", type=PATH, help="Prompt file (YAML). Without one, the text column is the prompt. [identity]"
+                "--prompt",
+                type=PATH,
+                help="Prompt file: YAML, .prompty, or a text (.txt, .md, .j2) as the user message. Without one, the "
+                "text column is the prompt. [identity]",
             ),
+            click.option("--system", type=PATH, help="Text file (a template) as the system message. [identity]"),
             click.option("--run-dir", type=PATH, help="Run folder; default runs/<data>-<fingerprint>."),
             click.option(
                 "--service",
@@ -52,6 +58,11 @@ def _source_options(command: Any) -> Any:
                 default="auto",
                 show_default=True,
                 help="Where to; auto: Azure when AZURE_OPENAI_ENDPOINT is set, else the emulator. [identity]",
+            ),
+            click.option(
+                "--deployments",
+                type=PATH,
+                help="Several Azure deployments (YAML): endpoint, name, key, quota. [changeable on resume]",
             ),
             click.option("--model", help="Model; on Azure the deployment. [changeable on resume; identity on OpenAI]"),
             click.option(
@@ -61,6 +72,13 @@ def _source_options(command: Any) -> Any:
             click.option("--max-bytes", type=int, help="Bytes a request file, at most. [first time only]"),
             click.option("--limit", type=int, metavar="ROWS", help="Only the first ROWS rows. [identity]"),
             click.option("--id-column", help="Column whose values are the custom_ids. [identity]"),
+            click.option(
+                "--on-null",
+                type=click.Choice(["skip", "empty", "error"]),
+                default="skip",
+                show_default=True,
+                help="A null in a used column: skip the row, read an empty text, or refuse the run. [identity]",
+            ),
             click.option("--prefix", help="Prefix of the output's own columns. [first time only]"),
         ]
     ):
@@ -85,10 +103,33 @@ def _run_options(command: Any) -> Any:
             click.option(
                 "--poll-seconds", type=float, help="Seconds between polls; default 60. [changeable on resume]"
             ),
+            click.option(
+                "--max-error-rate",
+                type=click.FloatRange(0, 1),
+                default=0.5,
+                show_default=True,
+                help="Stop when a larger share of the answered rows has failed; 1: never. [changeable on resume]",
+            ),
+            click.option(
+                "--warn-after-hours",
+                type=click.FloatRange(min=0),
+                default=30.0,
+                show_default=True,
+                help="Warn of a batch that is not finished after this long. [changeable on resume]",
+            ),
+            click.option(
+                "--retry-invalid",
+                is_flag=True,
+                help="Ask again for answers that break their schema; costs an attempt. [changeable on resume]",
+            ),
             click.option("--yes", is_flag=True, help="Agree to the plan; needed where nobody can be asked."),
             click.option("--new-run", is_flag=True, help="Start although an unfinished run of the same data exists."),
             click.option("--submit", is_flag=True, help="Submit a run that was built for upload by hand."),
-            click.option("--keep-requests", is_flag=True, help="Keep request files after their results are in."),
+            click.option(
+                "--keep-requests",
+                is_flag=True,
+                help="Keep request files after their results are in. [changeable on resume]",
+            ),
             click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, nothing else."),
         ]
     ):
@@ -97,22 +138,27 @@ def _run_options(command: Any) -> Any:
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.argument("data", type=PATH, required=False)
+@click.argument("data", type=PATH, nargs=-1)
 @_source_options
+@data_options
 @_run_options
+@output_options
 def run(as_json: bool, **given: Any) -> int:
     """Seal, plan, submit, watch and merge DATA; the same command again resumes.
 
+    DATA: files of one kind (Parquet, CSV, TSV, JSONL, Arrow), folders of them, or globs in quotes.
     With --run-dir and no DATA an existing run goes on without looking at its source.
     """
     from pipeline.console import Screen, print_json
-    from pipeline.opening import Options, open_run
+    from pipeline.opening import Options, open_run, with_specs
     from pipeline.progress import status_of
+    from pipeline.publish import remember_choices
     from pipeline.run import Run
     from pipeline.signals import Signals
+    from pipeline.status import say_audit
 
     screen = Screen(quiet=as_json)
-    options = Options(**given)
+    options = with_specs(Options(**given))
     signals = Signals()
     with signals.caught():
         folder, job = open_run(options, screen)
@@ -120,6 +166,7 @@ def run(as_json: bool, **given: Any) -> int:
         with folder.held():
             this = Run(folder, job, options, screen, signals)
             try:
+                remember_choices(this.ledger, **options.output_choices)
                 this.seal()
                 this.consent()
                 this.submit()
@@ -129,11 +176,13 @@ def run(as_json: bool, **given: Any) -> int:
                 this.close()
     if as_json:
         print_json({"run": str(folder.path), **status, "out": str(out)})
-    _summary(screen, counts, out, synthetic=this.settings.synthetic)
+    say_audit(screen, status["audit"])
+    summary(screen, counts, out, synthetic=this.settings.synthetic)
     return 3 if counts.failed else 0
 
 
-def _summary(screen: Any, counts: MergeCounts, out: Path, *, synthetic: bool) -> None:
+def summary(screen: Any, counts: MergeCounts, out: Path, *, synthetic: bool) -> None:
+    """The two lines that a merge ends with."""
     parts = [f"{counts.succeeded:,} succeeded", f"{counts.failed:,} failed", f"{counts.skipped:,} skipped"]
     if counts.pending:
         parts.append(f"{counts.pending:,} pending")
@@ -142,8 +191,9 @@ def _summary(screen: Any, counts: MergeCounts, out: Path, *, synthetic: bool) ->
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.argument("data", type=PATH)
+@click.argument("data", type=PATH, nargs=-1, required=True)
 @_source_options
+@data_options
 @click.option("--json", "as_json", is_flag=True, help="The plan as JSON on stdout.")
 @click.option(
     "--show", type=click.IntRange(min=0), default=2, show_default=True, help="How many of the first requests to show."
@@ -151,35 +201,38 @@ def _summary(screen: Any, counts: MergeCounts, out: Path, *, synthetic: bool) ->
 def plan(as_json: bool, show: int, **given: Any) -> int:
     """The dry run: rows, shards, tokens, and the first requests; writes nothing, sends nothing."""
     from pipeline.console import Screen, print_json
-    from pipeline.opening import Options, prepare, service_kind
+    from pipeline.opening import Options, prepare, service_kind, shown, with_specs
     from pipeline.plan import plan_of, plan_table
 
     screen = Screen(quiet=as_json)
-    options = Options(**given)
-    kind = service_kind(options.service, interactive=screen.interactive, say=screen.say)
+    options = with_specs(Options(**given))
+    kind = service_kind(
+        options.service, interactive=screen.interactive, say=screen.say, deployments=options.deployments
+    )
     found = plan_of(prepare(options, kind, screen.say), options, show=show)
     if as_json:
         print_json(found)
     else:
-        screen.table(f"plan for {options.data}", plan_table(found))
+        screen.table(f"plan for {shown(options.data)}", plan_table(found))
         for line in found["first_requests"]:
             click.echo(line)
     return 0
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.argument("data", type=PATH)
+@click.argument("data", type=PATH, nargs=-1, required=True)
 @_source_options
+@data_options
 @click.option("--new-run", is_flag=True, help="Start although an unfinished run of the same data exists.")
 def build(**given: Any) -> int:
     """Request files only, to upload by hand; `run --submit` submits them from here after all."""
     from pipeline.console import Screen
-    from pipeline.opening import Options, open_run
+    from pipeline.opening import Options, open_run, with_specs
     from pipeline.run import Run
     from pipeline.signals import Signals
 
     screen = Screen()
-    options = Options(**given)
+    options = with_specs(Options(**given))
     signals = Signals()
     with signals.caught():
         folder, job = open_run(options, screen)
@@ -225,19 +278,25 @@ def ls(as_json: bool) -> int:
 @click.option(
     "--partial", is_flag=True, help="What is there, the rest marked pending; does not disturb a running process."
 )
+@click.option(
+    "--results", type=PATH, metavar="DIR", help="Result files downloaded by hand, in any names; taken in first."
+)
+@output_options
 @click.option("--json", "as_json", is_flag=True, help="The counts as JSON on stdout.")
-def merge(run: Path, out: Path | None, partial: bool, as_json: bool) -> int:
-    """Write a run's output again."""
+def merge(run: Path, out: Path | None, partial: bool, results: Path | None, as_json: bool, **choices: bool) -> int:
+    """Write a run's output again, or, with --results, that of a run whose batches were run by hand."""
     from dataclasses import asdict
 
     from pipeline.console import Screen, print_json
     from pipeline.status import merge_again
 
     screen = Screen(quiet=as_json)
-    counts, path, synthetic = merge_again(run, out=out, partial=partial)
+    counts, path, synthetic = merge_again(
+        run, out=out, partial=partial, choices=choices, results=results, say=screen.say
+    )
     if as_json:
         print_json({**asdict(counts), "out": str(path)})
-    _summary(screen, counts, path, synthetic=synthetic)
+    summary(screen, counts, path, synthetic=synthetic)
     return 4 if counts.pending else 3 if counts.failed else 0
 
 

@@ -1,242 +1,192 @@
 """Synthetic answers: a function of the request body (less `model`) and a seed, never of batch, time or custom_id.
 
-They conform to the JSON Schema that a request asks for, and are labelled as synthetic in text and model.
+They conform to the JSON Schema that a request asks for, and are labelled as synthetic in text and model. They are put
+together as bytes: most of a batch is answered at the speed of reading it.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
 import hashlib
-import random
-from typing import Any
+import math
+import struct
+from typing import Any, NamedTuple
 
 import orjson
 
+from pipeline.emulator.chance import Chance
+from pipeline.emulator.leaves import WORDS
+from pipeline.emulator.values import conforming
+
 LABEL = "[synthetic] "
-_WORDS = [
-    "amber",
-    "basalt",
-    "cedar",
-    "delta",
-    "ember",
-    "fjord",
-    "garnet",
-    "harbor",
-    "indigo",
-    "juniper",
-    "kelp",
-    "lagoon",
-    "marble",
-    "nectar",
-    "onyx",
-    "prairie",
-    "quartz",
-    "river",
-    "saffron",
-    "tundra",
-    "umber",
-    "valley",
-    "willow",
-    "xenon",
-    "yarrow",
-    "zephyr",
-]
-_DEPTH_MAX = 12
-_FORMATS = {
-    "date": "2024-05-17",
-    "date-time": "2024-05-17T08:30:00Z",
-    "time": "08:30:00Z",
-    "email": "name@example.com",
-    "uuid": "123e4567-e89b-42d3-a456-426614174000",
-    "uri": "https://example.com/",
-    "ipv4": "192.0.2.1",
-    "ipv6": "2001:db8::1",
-    "hostname": "example.com",
-    "duration": "P1D",
+CHOICES_MAX, INPUTS_MAX, DIMENSIONS, DIMENSIONS_MAX = 128, 2_048, 8, 3_072
+_PAIRS = [f"{one} {other}" for one in WORDS for other in WORDS]
+_SAFE = b'{"filtered":false,"severity":"safe"}'
+_FILTERS = b'{"hate":%b,"self_harm":%b,"sexual":%b,"violence":%b}' % ((_SAFE,) * 4)
+_OF_PROMPT = b'"prompt_filter_results":[{"prompt_index":0,"content_filter_results":%b}],' % _FILTERS
+_OF_CHOICE = b',"content_filter_results":' + _FILTERS
+_HEAD = b'{"id":"chatcmpl-%b","object":"chat.completion","created":1700000000,"model":%b,"choices":['
+_USAGE = (
+    b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":0},'
+    b'"completion_tokens_details":{"reasoning_tokens":0}}}'
+)
+_CHOICE = (
+    b'{"index":%d,"finish_reason":"stop","logprobs":null,"message":{"role":"assistant","content":%b,"refusal":null}%b}'
+)
+_ONE_CHOICE = {
+    True: _HEAD + _CHOICE % (0, b"%b", _OF_CHOICE) + b"]," + _OF_PROMPT + _USAGE,
+    False: _HEAD + _CHOICE % (0, b"%b", b"") + b"]," + _USAGE,
 }
+"""The whole of an answer with one choice, with and without the results of content filters."""
+_RESPONSE = (
+    b'{"id":"resp_%b","object":"response","created_at":1700000000.0,"status":"completed","error":null,'
+    b'"incomplete_details":null,"model":%b,"output":[{"id":"msg_%b","type":"message","role":"assistant",'
+    b'"status":"completed","content":[{"type":"output_text","text":%b,"annotations":[]}]}],"usage":{"input_tokens":%d,'
+    b'"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"output_tokens":%d,"output_tokens_details":{"reasoning_tokens":0},'
+    b'"total_tokens":%d}}'
+)
 
 
-def answer(url: str, body: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The body of a good response to a request body."""
-    asked = {name: value for name, value in body.items() if name != "model"}
-    content = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.blake2b(content, digest_size=16, key=str(seed).encode()).hexdigest()
-    model = f"synthetic-{body.get('model')}"
-    prompt_tokens = max(1, len(content) // 4)
+class Answer(NamedTuple):
+    """The body of a good response as JSON, and its tokens."""
+
+    body: bytes
+    input_tokens: int
+    output_tokens: int
+
+
+class BadRequest(ValueError):
+    """What the service would answer with 400: code, the parameter at fault, and its words."""
+
+    def __init__(self, code: str, param: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+        self.message = message
+
+
+def answer(url: str, body: dict[str, Any], seed: int, *, filters: bool = True) -> Answer:
+    """A good response to a request body.
+
+    Args:
+        url: of the line; its end says whether it is chat, a response or embeddings.
+        body: the request body; its `model` is taken out of it.
+        seed: another seed, another answer.
+        filters: whether it carries the results of content filters, as Azure's do.
+
+    Raises:
+        BadRequest: what is asked cannot be answered.
+    """
+    model = _named(str(body.pop("model", None)))
+    try:
+        content = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        raise BadRequest("invalid_value", "body", "The body is nested too deeply.") from None
+    digest = hashlib.sha256(_key(seed) + content).hexdigest()[:32]
+    input_tokens = max(1, len(content) // 4)
     if url.endswith("/embeddings"):
-        return _embeddings(body, digest, model, prompt_tokens)
-    text = _text(_schema_of(url, body), digest)
-    tokens = max(1, len(text) // 4)
+        return _embeddings(body, digest, model, input_tokens)
+    name = digest.encode()
     if url.endswith("/responses"):
-        return _response(text, digest, model, prompt_tokens, tokens)
-    return _chat(text, digest, model, prompt_tokens, tokens)
+        if not body.get("input"):
+            raise BadRequest("missing_required_parameter", "input", "Missing required parameter: 'input'.")
+        text = _text(_format_of(body.get("text"), "format"), digest)
+        tokens = max(1, len(text) // 4)
+        found = _RESPONSE % (name, model, name, text, input_tokens, tokens, input_tokens + tokens)
+        return Answer(found, input_tokens, tokens)
+    return _chat(body, digest, model, input_tokens, filters=filters)
 
 
-def _schema_of(url: str, body: dict[str, Any]) -> Any:
+def _chat(body: dict[str, Any], digest: str, model: bytes, input_tokens: int, *, filters: bool) -> Answer:
+    if not isinstance(body.get("messages"), list) or not body["messages"]:
+        raise BadRequest("missing_required_parameter", "messages", "Missing required parameter: 'messages'.")
+    schema = _format_of(body, "response_format")
+    count, name = body.get("n"), digest[:24].encode()
+    if count is None or count == 1:
+        text = _text(schema, digest)
+        tokens = max(1, len(text) // 4)
+        told = (name, model, text, input_tokens, tokens, input_tokens + tokens)
+        return Answer(_ONE_CHOICE[filters] % told, input_tokens, tokens)
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= CHOICES_MAX:
+        raise BadRequest("invalid_value", "n", f"n must be 1 to {CHOICES_MAX}.")
+    digests = [digest, *(hashlib.sha256(f"{digest}:{index}".encode()).hexdigest() for index in range(1, count))]
+    texts = [_text(schema, one) for one in digests]
+    tokens = max(1, sum(map(len, texts)) // 4)
+    before, after = (_OF_PROMPT, _OF_CHOICE) if filters else (b"", b"")
+    choices = b",".join(_CHOICE % (index, text, after) for index, text in enumerate(texts))
+    usage = _USAGE % (input_tokens, tokens, input_tokens + tokens)
+    return Answer(_HEAD % (name, model) + choices + b"]," + before + usage, input_tokens, tokens)
+
+
+@functools.lru_cache(maxsize=16)
+def _key(seed: int) -> bytes:
+    return f"{seed}:".encode()
+
+
+@functools.lru_cache(maxsize=16)
+def _named(model: str) -> bytes:
+    """The model's name in an answer."""
+    return orjson.dumps(f"synthetic-{model[:200]}")
+
+
+def _format_of(holder: Any, name: str) -> Any:
     """The JSON Schema asked for; True for any JSON object; None for plain text."""
-    wanted = (body.get("text") or {}).get("format") if url.endswith("/responses") else body.get("response_format")
+    wanted = holder.get(name) if isinstance(holder, dict) else None
     if not isinstance(wanted, dict):
         return None
     if wanted.get("type") == "json_object":
         return True
     if wanted.get("type") == "json_schema":
         inner = wanted.get("json_schema")
-        holder = inner if isinstance(inner, dict) else wanted
-        return holder.get("schema", True)
+        return (inner if isinstance(inner, dict) else wanted).get("schema", True)
     return None
 
 
-def _text(schema: Any, digest: str) -> str:
+def _text(schema: Any, digest: str) -> bytes:
+    """The text of an answer, as a JSON string."""
+    number = int(digest[:14], 16)
     if schema is None:
-        number = int(digest[:12], 16)
-        words = [_WORDS[(number >> shift) % len(_WORDS)] for shift in range(0, 40, 5)]
-        return f"{LABEL}{' '.join(words)} {digest[:8]}"
-    chance = random.Random(digest)
-    value = {"synthetic": True} if schema is True else conforming(schema, schema, chance, 0)
-    return orjson.dumps(value).decode()
+        pairs = _PAIRS
+        return (
+            f'"{LABEL}{pairs[number % 676]} {pairs[(number >> 10) % 676]} {pairs[(number >> 20) % 676]} '
+            f'{pairs[(number >> 30) % 676]} {digest[:8]}"'
+        ).encode()
+    if schema is True:
+        return b'"{\\"synthetic\\":true}"'
+    try:
+        return orjson.dumps(orjson.dumps(conforming(schema, number)).decode())
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadRequest("invalid_value", "response_format", f"The schema cannot be answered: {error}.") from None
 
 
-def conforming(schema: Any, root: Any, chance: random.Random, depth: int) -> Any:
-    """A value that conforms to a schema, chosen by `chance`."""
-    if schema is True or not isinstance(schema, dict):
-        return "synthetic"
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return chance.choice(schema["enum"])
-    if "$ref" in schema:
-        return conforming(_resolved(schema["$ref"], root), root, chance, depth + 1)
-    for name in ("anyOf", "oneOf"):
-        if schema.get(name):
-            options = schema[name]
-            if depth >= _DEPTH_MAX:  # out of a recursion by the way that ends it
-                options = [option for option in options if option.get("type") == "null"] or options
-            return conforming(chance.choice(options), root, chance, depth + 1)
-    if schema.get("allOf"):
-        merged: dict[str, Any] = {key: value for key, value in schema.items() if key != "allOf"}
-        for part in schema["allOf"]:
-            part = _resolved(part["$ref"], root) if "$ref" in part else part  # noqa: PLW2901
-            properties = {**merged.get("properties", {}), **part.get("properties", {})}
-            required = [*merged.get("required", []), *part.get("required", [])]
-            merged = {**merged, **part, "properties": properties, "required": required}
-        return conforming(merged, root, chance, depth + 1)
-    return _plain(schema, root, chance, depth)
+def _embeddings(body: dict[str, Any], digest: str, model: bytes, input_tokens: int) -> Answer:
+    given, size, encoding = body.get("input"), body.get("dimensions"), body.get("encoding_format", "float")
+    if not given or not isinstance(given, str | list):
+        raise BadRequest("missing_required_parameter", "input", "Missing required parameter: 'input'.")
+    size = DIMENSIONS if size is None else size
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= DIMENSIONS_MAX:
+        raise BadRequest("invalid_value", "dimensions", f"dimensions must be 1 to {DIMENSIONS_MAX}.")
+    if encoding not in ("float", "base64"):
+        raise BadRequest("invalid_value", "encoding_format", "encoding_format must be float or base64.")
+    count = inputs_of(given)
+    if count > INPUTS_MAX:
+        raise BadRequest("invalid_value", "input", f"input must hold at most {INPUTS_MAX} entries.")
+    chance = Chance(int(digest, 16))
+    data = []
+    for index in range(count):
+        vector = [chance.below(2_001) / 1_000 - 1 for _ in range(size)]
+        length = math.sqrt(sum(value * value for value in vector)) or 1.0
+        # As single floats, which is what the service computes with.
+        packed = struct.pack(f"<{size}f", *[value / length for value in vector])
+        value = base64.b64encode(packed).decode() if encoding == "base64" else struct.unpack(f"<{size}f", packed)
+        data.append({"object": "embedding", "index": index, "embedding": value})
+    found = b'{"object":"list","model":%b,"data":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
+    return Answer(found % (model, orjson.dumps(data), input_tokens, input_tokens), input_tokens, 0)
 
 
-def _plain(schema: dict[str, Any], root: Any, chance: random.Random, depth: int) -> Any:
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        kind = "null" if depth >= _DEPTH_MAX and "null" in kind else chance.choice(kind)
-    if kind is None:
-        kind = "object" if "properties" in schema else "array" if "items" in schema else "string"
-    if kind == "object":
-        wanted = schema.get("required", []) if depth >= _DEPTH_MAX else schema.get("properties", {})
-        return {name: conforming(schema.get("properties", {}).get(name), root, chance, depth + 1) for name in wanted}
-    if kind == "array":
-        low = int(schema.get("minItems", 0 if depth >= _DEPTH_MAX else 1))
-        high = int(schema.get("maxItems", max(low, 3)))
-        count = low if depth >= _DEPTH_MAX else chance.randint(min(low, high), high)
-        return [conforming(schema.get("items", True), root, chance, depth + 1) for _ in range(count)]
-    if kind in ("integer", "number"):
-        return _number(schema, chance, whole=kind == "integer")
-    if kind == "boolean":
-        return chance.random() < 0.5  # noqa: PLR2004
-    return None if kind == "null" else _string(schema, chance)
-
-
-def _number(schema: dict[str, Any], chance: random.Random, *, whole: bool) -> float:
-    low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
-    high = schema.get("maximum", schema.get("exclusiveMaximum", low + 100))
-    if "minimum" not in schema and "exclusiveMinimum" not in schema and high < low:
-        low = high - 100
-    step = schema.get("multipleOf")
-    if step:
-        first = -(-low // step)
-        last = high // step
-        return step * chance.randint(int(first), max(int(first), int(last)))  # type: ignore[no-any-return]
-    if whole:
-        first = int(-(-low // 1)) + (1 if low == schema.get("exclusiveMinimum") else 0)
-        last = int(high // 1) - (1 if high == schema.get("exclusiveMaximum") else 0)
-        return chance.randint(first, max(first, last))
-    return round(low + (high - low) * (0.25 + 0.5 * chance.random()), 6)  # type: ignore[no-any-return]
-
-
-def _string(schema: dict[str, Any], chance: random.Random) -> str:
-    if schema.get("format") in _FORMATS:
-        return _FORMATS[schema["format"]]
-    text = " ".join(chance.choice(_WORDS) for _ in range(3))
-    text = text.ljust(int(schema.get("minLength", 0)), ".")
-    return text[: int(schema["maxLength"])] if "maxLength" in schema else text
-
-
-def _resolved(reference: str, root: Any) -> Any:
-    found = root
-    for part in [part for part in reference.lstrip("#").split("/") if part]:
-        found = found[part.replace("~1", "/").replace("~0", "~")]
-    return found
-
-
-def _chat(text: str, digest: str, model: str, prompt_tokens: int, tokens: int) -> dict[str, Any]:
-    safe = {"filtered": False, "severity": "safe"}
-    filters = {name: safe for name in ("hate", "self_harm", "sexual", "violence")}
-    return {
-        "id": f"chatcmpl-{digest[:24]}",
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": model,
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "logprobs": None,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "content_filter_results": filters,
-            }
-        ],
-        "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": filters}],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": prompt_tokens + tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        },
-    }
-
-
-def _response(text: str, digest: str, model: str, prompt_tokens: int, tokens: int) -> dict[str, Any]:
-    return {
-        "id": f"resp_{digest}",
-        "object": "response",
-        "created_at": 1_700_000_000.0,
-        "status": "completed",
-        "model": model,
-        "output": [
-            {
-                "id": f"msg_{digest}",
-                "type": "message",
-                "role": "assistant",
-                "status": "completed",
-                "content": [{"type": "output_text", "text": text, "annotations": []}],
-            }
-        ],
-        "usage": {
-            "input_tokens": prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": prompt_tokens + tokens,
-        },
-    }
-
-
-def _embeddings(body: dict[str, Any], digest: str, model: str, prompt_tokens: int) -> dict[str, Any]:
-    chance = random.Random(digest)
-    count = len(body["input"]) if isinstance(body.get("input"), list) else 1
-    size = int(body.get("dimensions") or 8)
-    vectors = [[round(chance.uniform(-1, 1), 6) for _ in range(size)] for _ in range(count)]
-    return {
-        "object": "list",
-        "model": model,
-        "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
-        "usage": {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens},
-    }
+def inputs_of(given: Any) -> int:
+    """How many inputs an embeddings request has: a text, a list of tokens, or a list of either."""
+    if not isinstance(given, list):
+        return 1
+    return 1 if given and all(isinstance(part, int) for part in given) else len(given)

@@ -5,16 +5,27 @@ Owns which schema becomes which type; what has no exact counterpart stays JSON t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import secrets
+import sys
+from datetime import UTC, date, datetime
 from typing import Any
 
-import jsonschema
-import orjson
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
 
-MESSAGE_CHARACTERS_MAX = 300
+from pipeline.result_line import json_text, parsed
+
+_DOUBLE_MAX = sys.float_info.max
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.IGNORECASE)
+_BROKEN = object()
 _DEPTH_MAX = 30
+_READABLE = (pa.int64(), pa.float64(), pa.float32(), pa.bool_(), pa.string())
 _PLAIN = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "string": pa.string()}
+_FORMATS = {"date": pa.date32(), "date-time": pa.timestamp("us", tz="UTC")}
 
 
 def answer_type(schema: dict[str, Any]) -> pa.DataType:
@@ -44,6 +55,8 @@ def _type(schema: Any, root: dict[str, Any], depth: int) -> pa.DataType:
         return pa.struct([(name, _type(inner, root, depth + 1)) for name, inner in schema["properties"].items()])
     if kind == "array" and "items" in schema:
         return pa.list_(_type(schema["items"], root, depth + 1))
+    if kind == "string" and schema.get("format") in _FORMATS:
+        return _FORMATS[schema["format"]]
     return _PLAIN.get(str(kind), pa.string())
 
 
@@ -77,44 +90,156 @@ def _recursive(schema: Any, root: dict[str, Any]) -> bool:
     return walk(schema, ())
 
 
-def checker(schema: dict[str, Any]) -> Callable[[str], str | None]:
-    """A function that says what is wrong with an answer's text under a schema, or None."""
-    validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema)
-
-    def breaks(text: str) -> str | None:
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            return f"the answer is no JSON ({error})"[:MESSAGE_CHARACTERS_MAX]
-        fault = jsonschema.exceptions.best_match(validator.iter_errors(value))
-        return None if fault is None else f"{fault.json_path}: {fault.message}"[:MESSAGE_CHARACTERS_MAX]
-
-    return breaks
-
-
-def converted(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+def converted(texts: pa.Array, kind: pa.DataType, *, several: bool = False) -> tuple[pa.Array, Any]:
     """A column of JSON texts as a column of their type; null stays null.
 
-    A value that the type cannot hold exactly (an integer beyond 64 bits) becomes null without touching its neighbours.
+    Args:
+        texts: JSON texts.
+        kind: the type, of `answer_type`; a list of it where there are several answers.
+        several: each text is a list of answers' texts.
+
+    Returns:
+        The column, and a mask: True where the type could not hold all of the value (an integer beyond 64 bits, a
+        property that the schema does not name, a date that is none); that part is null, its neighbours are whole.
     """
-    values = [None if text is None else _fit(orjson.loads(text), kind) for text in texts.to_pylist()]
-    return pa.array(values, kind)
+    if not several and _is_readable(kind) and (read := _read_at_once(texts, kind)) is not None:
+        return read, np.zeros(len(texts), dtype=bool)
+    fit = _Fit()
+    values, masks = [], np.zeros(len(texts), dtype=bool)
+    for index, text in enumerate(texts.to_pylist()):
+        fit.lossy = False
+        values.append(None if text is None else fit.value(_parsed(text, several), kind))
+        masks[index] = fit.lossy
+    return pa.array(values, kind), masks
 
 
-def _fit(value: Any, kind: pa.DataType) -> Any:
-    if value is None:
-        return None
+def _parsed(text: str, several: bool) -> Any:
+    try:
+        found = parsed(text.encode("utf-8", "replace"), strict=True)
+        if not several:
+            return found
+        return [None if inner is None else parsed(inner.encode("utf-8", "replace"), strict=True) for inner in found]
+    except ValueError:
+        return _BROKEN
+
+
+def _is_readable(kind: pa.DataType) -> bool:
+    """Whether pyarrow's JSON reader gives this type exactly, or raises."""
     if pa.types.is_struct(kind):
-        return (
-            {field.name: _fit(value.get(field.name), field.type) for field in kind} if isinstance(value, dict) else None
-        )
+        return kind.num_fields > 0 and all(_is_readable(field.type) for field in kind)
     if pa.types.is_list(kind):
-        return [_fit(entry, kind.value_type) for entry in value] if isinstance(value, list) else None
-    if pa.types.is_int64(kind):
-        whole = int(value) if isinstance(value, int | float) and float(value).is_integer() else None
-        return whole if whole is not None and -(1 << 63) <= whole < 1 << 63 else None
-    if pa.types.is_float64(kind):
-        return float(value) if isinstance(value, int | float) else None
-    if pa.types.is_boolean(kind):
-        return value if isinstance(value, bool) else None
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+        return _is_readable(kind.value_type)
+    return kind in _READABLE or pa.types.is_dictionary(kind)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type with text in place of dictionaries and doubles in place of floats, as the reader reads it."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    return pa.string() if pa.types.is_dictionary(kind) else kind
+
+
+def _encoded(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Values of `_plain(kind)` as values of the type itself."""
+    if values.type == kind:
+        return values
+    if pa.types.is_struct(kind):
+        parts = [_encoded(values.field(index), field.type) for index, field in enumerate(kind)]
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=pc.is_null(values))
+    if pa.types.is_list(kind):
+        inner = _encoded(values.values, kind.value_type)
+        return pa.ListArray.from_arrays(values.offsets, inner, type=kind, mask=pc.is_null(values))
+    return pc.cast(values, kind) if pa.types.is_floating(kind) else values.dictionary_encode()
+
+
+def _is_finite(values: pa.Array) -> bool:
+    """Whether every number is one: the reader makes infinity of what is beyond all doubles."""
+    if pa.types.is_struct(values.type):
+        return all(_is_finite(values.field(index)) for index in range(values.type.num_fields))
+    if pa.types.is_list(values.type):
+        return _is_finite(values.values)
+    return not pa.types.is_floating(values.type) or pc.all(pc.is_finite(values)).as_py() is not False
+
+
+def _read_at_once(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """The column by pyarrow's JSON reader; None where that may differ from one text at a time.
+
+    Each text is wrapped with its number under a name that no text can know, so that none can pass for two, or swallow
+    the next.
+    """
+    valid = texts.drop_null()
+    if not len(valid):
+        return pa.nulls(len(texts), kind)
+    name = f"n{secrets.token_hex(8)}"
+    numbers = pc.cast(pa.array(np.arange(len(valid))), pa.large_string())
+    clean = pc.replace_substring(pc.replace_substring(pc.cast(valid, pa.large_string()), "\n", " "), "\r", " ")
+    head, middle, tail, none = (pa.scalar(text, pa.large_string()) for text in (f'{{"{name}":', ',"a":', "}\n", ""))
+    lines = pc.binary_join_element_wise(head, numbers, middle, clean, tail, none)
+    content = lines.buffers()[2]
+    parse = pj.ParseOptions(
+        explicit_schema=pa.schema([(name, pa.int64()), ("a", _plain(kind))]), unexpected_field_behavior="error"
+    )
+    try:
+        table = pj.read_json(pa.BufferReader(content), pj.ReadOptions(block_size=content.size + 1), parse)
+    except pa.ArrowInvalid:
+        return None
+    if not np.array_equal(table[name].to_numpy(), np.arange(len(valid))):
+        return None
+    read = table["a"].combine_chunks()
+    if not _is_finite(read):
+        return None
+    values = _encoded(read, kind)
+    if len(valid) == len(texts):
+        return values
+    places = np.cumsum(pc.is_valid(texts).to_numpy(zero_copy_only=False)) - 1
+    return values.take(pa.array(places, mask=pc.is_null(texts).to_numpy(zero_copy_only=False)))
+
+
+class _Fit:
+    """Values as their type holds them; `lossy` once one did not fit whole."""
+
+    def __init__(self) -> None:
+        self.lossy = False
+
+    def value(self, value: Any, kind: pa.DataType) -> Any:
+        if value is None:
+            return None
+        if pa.types.is_struct(kind) and isinstance(value, dict):
+            self.lossy |= not value.keys() <= {field.name for field in kind}
+            return {field.name: self.value(value.get(field.name), field.type) for field in kind}
+        if pa.types.is_list(kind) and isinstance(value, list):
+            return [self.value(entry, kind.value_type) for entry in value]
+        found = self._leaf(value, kind)
+        self.lossy |= found is None
+        return found
+
+    def _leaf(self, value: Any, kind: pa.DataType) -> Any:
+        if value is _BROKEN or pa.types.is_nested(kind):
+            return None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if pa.types.is_int64(kind):
+            whole = int(value) if number and (isinstance(value, int) or value.is_integer()) else None
+            return whole if whole is not None and -(1 << 63) <= whole < 1 << 63 else None
+        if pa.types.is_floating(kind):
+            return float(value) if number and abs(value) <= _DOUBLE_MAX else None
+        if pa.types.is_boolean(kind):
+            return value if isinstance(value, bool) else None
+        if pa.types.is_temporal(kind):
+            return _moment(value, kind)
+        if pa.types.is_dictionary(kind):
+            return value if isinstance(value, str) else None
+        return value if isinstance(value, str) else json_text(value)
+
+
+def _moment(value: Any, kind: pa.DataType) -> Any:
+    """A date or an instant as RFC 3339 writes it, to the microsecond; None where it is none."""
+    try:
+        if pa.types.is_date(kind):
+            return date.fromisoformat(value) if _DATE.fullmatch(value) else None
+        return datetime.fromisoformat(value.upper()).astimezone(UTC) if _INSTANT.fullmatch(value) else None
+    except (TypeError, ValueError, OverflowError):
+        return None

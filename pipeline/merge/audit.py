@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
 
 from pipeline.errors import AuditError
+
+
+@contextmanager
+def telling_damage(path: Path) -> Iterator[None]:
+    """Turn a file of the run folder that cannot be read as what it should be into one sentence.
+
+    Raises:
+        AuditError: naming it.
+    """
+    try:
+        yield
+    except (pa.ArrowException, FileNotFoundError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({str(error).splitlines()[0]})"
+        raise AuditError(f"{path} {why}: the run folder is damaged.") from error
 
 
 @dataclass(frozen=True, slots=True)

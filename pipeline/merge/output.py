@@ -7,8 +7,9 @@ the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline import __version__
+from pipeline.ahead import ahead
 from pipeline.errors import AuditError, UsageError
 from pipeline.ids import custom_ids
-from pipeline.merge.answers import answer_type, converted
-from pipeline.merge.audit import MergeCounts, check_rows
-from pipeline.merge.sinks import check_out, open_sink
+from pipeline.merge.answers import converted
+from pipeline.merge.audit import MergeCounts, check_rows, telling_damage
+from pipeline.merge.outcome_files import MergeShard, OutcomeFile, OutcomeReader, inputs_digest, shard_inputs
+from pipeline.merge.shape import Shape, choose_prefix, own_columns
+from pipeline.merge.sinks import PARQUET, check_out, open_sink, told_of
+from pipeline.outcome import INVALID_ANSWER
 
-__all__ = ["MergeCounts", "MergeShard", "OutcomeFile", "check_out", "choose_prefix", "write_output"]
+__all__ = [
+    "MergeCounts",
+    "MergeShard",
+    "OutcomeFile",
+    "Shape",
+    "check_out",
+    "choose_prefix",
+    "own_columns",
+    "write_output",
+]
 
-FALLBACK_PREFIX = "llm_"
 SKIPPED_CODES = frozenset({"over_quota"})
 """Codes that a service gives for rows that were never executed: skipped, not failed (design, *Outcomes*)."""
 
-_RESERVED = ["__batchmill_bytes", "__batchmill_skip_code", "__batchmill_skip_message"]
 _TAKEN = [
+    "custom_id",
     "status",
     "answer",
     "answer_text",
@@ -44,76 +58,15 @@ _TAKEN = [
     "model",
     "attempt",
 ]
-_RANK = {"succeeded": 2, "failed": 1, "retry": 0}
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeFile:
-    """A batch's outcomes; `order` grows with the batches' age."""
-
-    path: Path
-    order: int
-    batch_id: str
-    deployment: str
-
-
-@dataclass(frozen=True, slots=True)
-class MergeShard:
-    """A sealed shard and every outcome file that has rows of it."""
-
-    name: str
-    row_file: Path
-    first_row: int
-    stop_row: int
-    outcomes: tuple[OutcomeFile, ...]
-
-
-def own_columns(kind: str, schema: dict[str, Any] | None) -> pa.Schema:
-    """The output's own columns, before any prefix."""
-    answer = pa.list_(pa.float32()) if kind == "embeddings" else answer_type(schema) if schema else pa.string()
-    text = [pa.field("answer_text", pa.string())] if schema else []
-    return pa.schema(
-        [
-            pa.field("custom_id", pa.string()),
-            pa.field("status", pa.string()),
-            pa.field("answer", answer),
-            *text,
-            pa.field("finish_reason", pa.string()),
-            pa.field("error_code", pa.string()),
-            pa.field("error_message", pa.string()),
-            pa.field("prompt_tokens", pa.int64()),
-            pa.field("completion_tokens", pa.int64()),
-            pa.field("cached_tokens", pa.int64()),
-            pa.field("reasoning_tokens", pa.int64()),
-            pa.field("model", pa.string()),
-            pa.field("deployment", pa.string()),
-            pa.field("attempt", pa.int32()),
-            pa.field("batch_id", pa.string()),
-        ]
-    )
-
-
-def choose_prefix(source_schema: pa.Schema, schema: dict[str, Any] | None, asked: str | None) -> str:
-    """The prefix of the output's own columns: none, or `llm_` where the source has one of their names.
-
-    Raises:
-        UsageError: the prefix asked for, or `llm_`, collides as well.
-    """
-    names = own_columns("chat", schema).names
-    taken = set(source_schema.names)
-    for prefix in ("", FALLBACK_PREFIX) if asked is None else (asked,):
-        if not any(prefix + name in taken for name in names):
-            return prefix
-    clash = next(prefix + name for name in names if prefix + name in taken)
-    raise UsageError(f"The source has a column {clash!r}, as the output would: choose another prefix with --prefix.")
+_RANK = {"succeeded": 3, "failed": 1, "retry": 0}
+_KEPT = 2
 
 
 def write_output(
     shards: Iterable[MergeShard],
     *,
     out: Path,
-    kind: str,
-    schema: dict[str, Any] | None,
+    shape: Shape,
     source_schema: pa.Schema,
     prefix: str,
     custom_id_prefix: str,
@@ -121,51 +74,82 @@ def write_output(
     metadata: dict[str, str],
     partial: bool = False,
     never_sent: str | None = None,
+    neutralise_formulas: bool = False,
 ) -> MergeCounts:
     """Write the output of a run.
 
     Args:
         shards: in row order.
         out: file or folder; see `sinks.check_out`.
-        kind: chat, responses or embeddings.
-        schema: JSON Schema of a typed answer, or None.
+        shape: what its own columns look like.
         source_schema: the carried columns.
         prefix: of the output's own columns.
         custom_id_prefix, id_column: what the custom_ids were made of.
         metadata: kept in the file as `batchmill.*`.
         partial: rows without a final outcome are `pending`.
+        neutralise_formulas: in CSV, write text that a spreadsheet would compute as text.
         never_sent: code of rows that were never sent, which then are skipped; None: there are none.
 
     Raises:
         AuditError: rows out would differ from rows in; nothing is written.
         DiskFullError: no room; nothing is written.
     """
-    own = own_columns(kind, schema)
+    own = own_columns(shape)
     fields = [*source_schema, *(field.with_name(prefix + field.name) for field in own)]
+    if clash := {prefix + name for name in own.names} & set(source_schema.names):
+        raise UsageError(
+            f"The source has a column {min(clash)!r}, as the output would: leave --flatten or --raw out, or choose "
+            "another prefix with --prefix."
+        )
     told = {f"batchmill.{name}": value for name, value in metadata.items()}
     merged = pa.schema(
         fields, metadata={**(source_schema.metadata or {}), **{k.encode(): v.encode() for k, v in told.items()}}
     )
-    merging = _Merging(own, merged, source_schema.names, custom_id_prefix, id_column, partial, never_sent)
+    merging = _Merging(shape, own, merged, source_schema.names, custom_id_prefix, id_column, partial, never_sent)
+    shards = list(shards)
+    common = inputs_digest(__version__, shape, merged.serialize().to_pybytes(), id_column, partial, never_sent)
+    made_of = {shard.name: inputs_digest(common, *shard_inputs(shard)) for shard in shards}
+    whole = inputs_digest(common, *made_of.values())
+    if out.suffix.lower() in PARQUET and (facts := told_of(out, whole)) is not None:
+        return _told_counts(facts)
     total, expected = MergeCounts(), 0
-    with open_sink(out, merged) as sink:
+    plain = {prefix + name for name in ("custom_id", "answer", "answer_text", "raw")}
+    with open_sink(out, merged, plain=plain, neutralise_formulas=neutralise_formulas) as sink:
         for shard in shards:
-            sink.begin(shard.name)
             counts = MergeCounts()
-            for table, found in merging.slices(shard):
-                sink.write(table)
-                counts = counts.plus(found)
+            if (facts := sink.begin(shard.name, made_of[shard.name])) is not None:
+                counts = _told_counts(facts)
+            else:
+                for table, found in ahead(merging.slices(shard)):
+                    sink.write(table)
+                    counts = counts.plus(found)
             check_rows(f"shard {shard.name}", shard.stop_row - shard.first_row, counts)
             total = total.plus(counts)
             expected += shard.stop_row - shard.first_row
+            if not out.suffix:
+                sink.tell(_facts(counts, made_of[shard.name]))
         check_rows("the output", expected, total)
+        if out.suffix:
+            sink.tell(_facts(total, whole))
     return total
+
+
+def _facts(counts: MergeCounts, inputs: str) -> dict[str, str]:
+    counted = {f"batchmill.rows_{name}": str(count) for name, count in asdict(counts).items()}
+    return {**counted, "batchmill.inputs": inputs}
+
+
+def _told_counts(facts: dict[str, str]) -> MergeCounts:
+    return MergeCounts(**{name: int(facts[f"batchmill.rows_{name}"]) for name in asdict(MergeCounts())})
+_SKIPPED = ("__batchmill_skip_code", "__batchmill_skip_message")
+"""What row files keep beside the carried columns of why a row cannot be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Merging:
     """What stays the same while shards are merged."""
 
+    shape: Shape
     own: pa.Schema
     merged: pa.Schema
     carried: list[str]
@@ -174,15 +158,24 @@ class _Merging:
     partial: bool
     never_sent: str | None
 
-    def slices(self, shard: MergeShard) -> Iterator[tuple[pa.Table, MergeCounts]]:
-        """A shard's rows with their outcomes, a row group at a time."""
-        outcomes = [_OutcomeReader(file) for file in shard.outcomes]
+    def slices(self, shard: MergeShard) -> Generator[tuple[pa.Table, MergeCounts], None, None]:
+        """A shard's rows with their outcomes, a row group or less at a time, so that neither side is large."""
         row = shard.first_row
-        with pq.ParquetFile(shard.row_file, pre_buffer=False) as rows:
+        wanted = [*dict.fromkeys([*self.carried, *_SKIPPED, *([self.id_column] if self.id_column else [])])]
+        with ExitStack() as stack:  # what is kept for requests alone (images, finished bodies) is not read
+            outcomes = [stack.enter_context(OutcomeReader(file)) for file in shard.outcomes]
+            with telling_damage(shard.row_file):
+                rows = stack.enter_context(pq.ParquetFile(shard.row_file, pre_buffer=False))
             for group in range(rows.num_row_groups):
-                block = rows.read_row_group(group)
-                found = [reader.rows(row, row + block.num_rows) for reader in outcomes]
-                yield self._merged(block, row, found, shard)
+                with telling_damage(shard.row_file):
+                    block = rows.read_row_group(group, columns=wanted)
+                start = row
+                while start < row + block.num_rows:
+                    stop = min((reader.reach(start) for reader in outcomes), default=start + block.num_rows)
+                    stop = max(start + 1, min(stop, row + block.num_rows))
+                    found = [reader.rows(start, stop) for reader in outcomes]
+                    yield self._merged(block.slice(start - row, stop - start), start, found, shard)
+                    start = stop
                 row += block.num_rows
 
     def _merged(
@@ -190,25 +183,36 @@ class _Merging:
     ) -> tuple[pa.Table, MergeCounts]:
         count = block.num_rows
         outcomes = pa.concat_tables(found) if found else None
-        best, source = _winners(outcomes, [len(table) for table in found], first_row, count)
+        best, source = _winners(outcomes, [len(table) for table in found], first_row, count, self.shape)
         columns = self._taken(outcomes, best, count)
-        sendable = pc.is_null(block["__batchmill_skip_code"]).to_numpy().astype(bool)
+        sendable = pc.is_null(block[_SKIPPED[0]]).to_numpy().astype(bool)
         self._settle(columns, block, best, sendable, shard)
-        columns["custom_id"] = self._ids(block, first_row, count)
         answered = best >= 0
+        ids = self._ids(block, first_row, count)
+        _check_ids(shard, ids, columns["custom_id"], answered)
+        columns["custom_id"] = ids
         batches = pa.array([file.batch_id for file in shard.outcomes] or [""], pa.string())
         deployments = pa.array([file.deployment for file in shard.outcomes] or [""], pa.string())
         index = pa.array(source, mask=~answered)
         columns["batch_id"] = batches.take(index)
         columns["deployment"] = deployments.take(index)
-        answer = self.own.field("answer").type
-        if answer != pa.string():
-            columns["answer"] = converted(columns["answer"], answer)
+        self._type_answers(columns)
         arrays = [*(block[name] for name in self.carried), *(columns[name] for name in self.own.names)]
         table = pa.table(
             [_typed(a, field.type) for a, field in zip(arrays, self.merged, strict=True)], schema=self.merged
         )
         return table, _counts(columns["status"])
+
+    def _type_answers(self, columns: dict[str, Any]) -> None:
+        """Answers as their type; the text stays beside those that do not fit it whole."""
+        kind = self.shape.answer_type
+        if kind != pa.string():
+            texts = columns["answer"]
+            columns["answer"], lossy = converted(texts, kind, several=self.shape.several and self.shape.kind == "chat")
+            if lossy.any():
+                columns["answer_text"] = pc.if_else(pa.array(lossy), texts, columns["answer_text"])
+        for field in self.shape.flattened:
+            columns[f"answer.{field.name}"] = pc.struct_field(columns["answer"], field.name)
 
     def _taken(self, outcomes: pa.Table | None, best: Any, count: int) -> dict[str, Any]:
         index = pa.array(best, mask=best < 0)
@@ -217,13 +221,19 @@ class _Merging:
                 name: pa.nulls(
                     count, pa.int32() if name == "attempt" else pa.int64() if name.endswith("_tokens") else pa.string()
                 )
-                for name in _TAKEN
+                for name in [*_TAKEN, "raw"]
             }
-        return {name: outcomes[name].take(index).combine_chunks() for name in _TAKEN}
+        names = [*_TAKEN, "raw"] if self.shape.raw else _TAKEN
+        return {name: outcomes[name].take(index).combine_chunks() for name in names}
 
     def _settle(self, columns: dict[str, Any], block: pa.Table, best: Any, sendable: Any, shard: MergeShard) -> None:
         """Give every row its one final status."""
         status = columns["status"]
+        if self.shape.keep_invalid:
+            kept = pc.fill_null(pc.equal(columns["error_code"], INVALID_ANSWER), False)
+            status = pc.if_else(kept, "succeeded", status)
+            for name in ("error_code", "error_message"):
+                columns[name] = pc.if_else(kept, pa.scalar(None, pa.string()), columns[name])
         retry = pc.fill_null(pc.equal(status, "retry"), False)
         status = pc.if_else(retry, "pending" if self.partial else "failed", status)
         over = pc.fill_null(pc.is_in(columns["error_code"], pa.array(sorted(SKIPPED_CODES))), False)
@@ -240,21 +250,34 @@ class _Merging:
                 columns["error_code"] = pc.if_else(pa.array(unsent), self.never_sent, columns["error_code"])
         skipped = pa.array(~sendable)
         columns["status"] = pc.if_else(skipped, "skipped", status)
-        code, message = block["__batchmill_skip_code"], block["__batchmill_skip_message"]
+        code, message = (block[name] for name in _SKIPPED)
         columns["error_code"] = pc.if_else(skipped, code, columns["error_code"])
         columns["error_message"] = pc.if_else(skipped, message, columns["error_message"])
 
     def _ids(self, block: pa.Table, first_row: int, count: int) -> pa.Array:
         if self.id_column is not None:
-            return pc.cast(block[self.id_column], pa.string())
+            return pc.cast(block[self.id_column].combine_chunks(), pa.string())
         return custom_ids(self.custom_id_prefix, pa.array(np.arange(first_row, first_row + count), pa.int64()))
+
+
+def _check_ids(shard: MergeShard, ids: pa.Array, answered_ids: pa.Array, answered: Any) -> None:
+    """Check that each outcome is that of its row: asked under the very name that the row has.
+
+    Raises:
+        AuditError: one is not.
+    """
+    asked = pa.array(answered)
+    if not ids.filter(asked).equals(answered_ids.filter(asked)):
+        raise AuditError(f"Shard {shard.name}: its rows are not those that were asked: the run folder is damaged.")
 
 
 def _typed(values: Any, kind: pa.DataType) -> Any:
     return values if values.type == kind else pc.cast(values, kind)
 
 
-def _winners(outcomes: pa.Table | None, lengths: list[int], first_row: int, count: int) -> tuple[Any, Any]:
+def _winners(
+    outcomes: pa.Table | None, lengths: list[int], first_row: int, count: int, shape: Shape
+) -> tuple[Any, Any]:
     """For each row the index of its best outcome (-1: none) and of the file it is from.
 
     A success beats a failure, which beats a row to be asked again; among successes the earliest, otherwise the latest.
@@ -268,7 +291,10 @@ def _winners(outcomes: pa.Table | None, lengths: list[int], first_row: int, coun
     rank = np.zeros(len(at), dtype=np.int64)
     for name, value in _RANK.items():
         rank[pc.equal(status, name).to_numpy(zero_copy_only=False)] = value
-    age = np.where(rank == _RANK["succeeded"], -files, files)
+    if shape.keep_invalid:
+        invalid = pc.fill_null(pc.equal(outcomes["error_code"], INVALID_ANSWER), False)
+        rank[np.asarray(invalid)] = _KEPT
+    age = np.where(rank >= _KEPT if shape.keep_invalid else rank == _RANK["succeeded"], -files, files)
     order = np.lexsort((age, rank))  # the best last: a later write to the same row wins
     best[at[order]] = order
     source[at[order]] = files[order]
@@ -284,26 +310,3 @@ def _counts(status: Any) -> MergeCounts:
         skipped=found.get("skipped", 0),
         pending=found.get("pending", 0),
     )
-
-
-class _OutcomeReader:
-    """Rows of one outcome file by range, through row-group statistics; the file is sorted by row."""
-
-    def __init__(self, file: OutcomeFile) -> None:
-        self._path = file.path
-        metadata = pq.read_metadata(file.path)
-        self._ranges = [
-            (statistics.min, statistics.max)
-            for index in range(metadata.num_row_groups)
-            if (statistics := metadata.row_group(index).column(0).statistics)
-        ]
-
-    def rows(self, first: int, stop: int) -> pa.Table:
-        """The outcomes of rows [first, stop)."""
-        groups = [index for index, (low, high) in enumerate(self._ranges) if low < stop and high >= first]
-        with pq.ParquetFile(self._path, pre_buffer=False) as file:
-            if not groups:
-                return file.schema_arrow.empty_table()
-            table = file.read_row_groups(groups)
-        row = table["row"]
-        return table.filter(pc.and_(pc.greater_equal(row, first), pc.less(row, stop)))

@@ -5,35 +5,43 @@ Owns formats and publishing. Knows columns and rows only as tables.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.durable import fsync_dir, fsync_file, replacing, telling_disk_full
 from pipeline.errors import UsageError
+from pipeline.merge.arrow_sink import DELTAS, ArrowSink
+from pipeline.merge.text_sink import TextSink
 
 ENDINGS = (".parquet", ".pq", ".csv", ".jsonl", ".arrow")
+PARQUET = (".parquet", ".pq")
 GROUP_ROWS = 100_000
+GROUP_BYTES = 32 << 20
 
 
 class Sink(Protocol):
     """Takes an output's rows in order."""
 
-    def begin(self, shard: str) -> None:
-        """Rows of another shard follow."""
+    def begin(self, shard: str, inputs: str = "") -> dict[str, str] | None:
+        """Rows of another shard follow, made of `inputs`.
+
+        Returns:
+            What was told of the shard earlier, where it stands there already, made of the same inputs: then nothing is
+            to be written. Otherwise None.
+        """
 
     def write(self, rows: pa.Table) -> None:
         """The next rows."""
+
+    def tell(self, facts: dict[str, str]) -> None:
+        """What is known only at the end, for the file's metadata where the format has one."""
 
 
 def check_out(out: Path) -> None:
@@ -54,125 +62,159 @@ def check_out(out: Path) -> None:
 
 
 @contextmanager
-def open_sink(out: Path, schema: pa.Schema) -> Iterator[Sink]:
-    """A sink that is published when the block ends well, and gone otherwise."""
+def open_sink(
+    out: Path, schema: pa.Schema, *, plain: Collection[str] = (), neutralise_formulas: bool = False
+) -> Iterator[Sink]:
+    """A sink that is published when the block ends well, and gone otherwise.
+
+    Args:
+        out: file or folder; see `check_out`.
+        schema: of the rows to come.
+        plain: columns whose values hardly repeat.
+        neutralise_formulas: in CSV, write text that a spreadsheet would compute as text.
+
+    Raises:
+        UsageError: it cannot go there, or formulas are to be neutralised in something else than CSV.
+    """
     check_out(out)
+    if neutralise_formulas and out.suffix.lower() != ".csv":
+        raise UsageError(f"--neutralise-formulas is for CSV, and {out} is none: leave it out, or name a .csv file.")
     ending = out.suffix.lower()
     if not ending:
-        with _folder(out, schema) as sink:
+        with _folder(out, schema, plain) as sink:
             yield sink
         return
     with replacing(out) as path:
-        if ending in (".parquet", ".pq"):
-            with _parquet(path, schema) as writer:
-                yield _Table(writer)
+        if ending in PARQUET:
+            with _parquet(path, schema, plain) as writer:
+                table = _Table(writer)
+                yield table
+                table.flush()
         elif ending == ".arrow":
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as arrow:
-                yield _Table(arrow)
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema, options=DELTAS) as arrow:
+                yield ArrowSink(arrow, schema)
         else:
             with path.open("w", encoding="utf-8", newline="") as text:
-                yield _Text(text, schema, as_csv=ending == ".csv")
+                yield TextSink(text, schema, as_csv=ending == ".csv", neutralise=neutralise_formulas)
 
 
-def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, schema, compression="zstd", store_schema=True)
+def _parquet(path: Path, schema: pa.Schema, plain: Collection[str]) -> pq.ParquetWriter:
+    """A writer; the columns in `plain` hardly repeat and are written without the detour of a dictionary."""
+    leaves = [leaf for leaf in _leaves(schema) if leaf.split(".")[0] not in plain]
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", compression_level=1, store_schema=True, use_dictionary=leaves
+    )
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The paths of a schema's Parquet columns."""
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    found = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return [found.column(index).path for index in range(len(found))]
 
 
 class _Table:
-    def __init__(self, writer: Any) -> None:
+    """Parquet in row groups of a good size, however small the slices come."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
+        self._held: list[pa.Table] = []
+        self._rows = self._bytes = 0
 
-    def begin(self, shard: str) -> None:
-        pass
-
-    def write(self, rows: pa.Table) -> None:
-        self._writer.write_table(rows)
-
-
-class _Text:
-    """CSV or JSON lines; what is nested becomes JSON."""
-
-    def __init__(self, file: Any, schema: pa.Schema, *, as_csv: bool) -> None:
-        self._file, self._names = file, schema.names
-        self._csv = csv.writer(file, lineterminator="\n") if as_csv else None
-        if self._csv is not None:
-            self._csv.writerow(self._names)
-
-    def begin(self, shard: str) -> None:
-        pass
+    def begin(self, shard: str, inputs: str = "") -> dict[str, str] | None:
+        return None
 
     def write(self, rows: pa.Table) -> None:
-        for batch in rows.to_batches(4_096):
-            columns = [column.to_pylist() for column in batch.columns]
-            for values in zip(*columns, strict=True):
-                if self._csv is not None:
-                    self._csv.writerow([_cell(value) for value in values])
-                else:
-                    row = dict(zip(self._names, values, strict=True))
-                    self._file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+        self._held.append(rows)
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self.flush()
 
+    def flush(self) -> None:
+        """Write what is held as a row group."""
+        if self._rows:
+            self._writer.write_table(pa.concat_tables(self._held), row_group_size=self._rows)
+        self._held, self._rows, self._bytes = [], 0, 0
 
-def _plain(value: Any) -> Any:
-    """A value that JSON does not know, as text or as what it stands for."""
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, timedelta | Decimal):
-        return str(value)
-    return list(value) if isinstance(value, tuple | set) else str(value)
-
-
-def _cell(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, list | dict | tuple):
-        return json.dumps(value, ensure_ascii=False, default=_plain)
-    return _plain(value)
+    def tell(self, facts: dict[str, str]) -> None:
+        self._writer.add_key_value_metadata(facts)
 
 
 class _Parts:
-    """A part a shard, in a folder."""
+    """A part a shard, in a folder; parts of an earlier output whose inputs are the same are taken over as they are."""
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._folder, self._schema = folder, schema
+    def __init__(self, folder: Path, earlier: Path, schema: pa.Schema, plain: Collection[str]) -> None:
+        self._folder, self._earlier, self._schema, self._plain = folder, earlier, schema, plain
         self._writer: pq.ParquetWriter | None = None
+        self._table: _Table | None = None
         self._path: Path | None = None
 
-    def begin(self, shard: str) -> None:
+    def begin(self, shard: str, inputs: str = "") -> dict[str, str] | None:
         self.end()
         self._path = self._folder / f"part-{shard}.parquet"
-        self._writer = _parquet(self._path, self._schema)
+        facts = told_of(self._earlier / self._path.name, inputs)
+        if facts is not None:
+            os.link(self._earlier / self._path.name, self._path)
+            return facts
+        self._writer = _parquet(self._path, self._schema, self._plain)
+        self._table = _Table(self._writer)
+        return None
 
     def write(self, rows: pa.Table) -> None:
-        assert self._writer is not None
-        self._writer.write_table(rows)
+        assert self._table is not None
+        self._table.write(rows)
+
+    def tell(self, facts: dict[str, str]) -> None:
+        if self._writer is not None:
+            self._writer.add_key_value_metadata(facts)
 
     def end(self) -> None:
         """Finish the part begun."""
-        if self._writer is not None and self._path is not None:
+        if self._writer is not None and self._table is not None and self._path is not None:
+            self._table.flush()
             self._writer.close()
             fsync_file(self._path)
             self._writer = None
 
 
+def told_of(path: Path, inputs: str) -> dict[str, str] | None:
+    """What stands in a Parquet file's footer, where it was made of the same inputs; otherwise None."""
+    if not inputs or not path.is_file():
+        return None
+    try:
+        facts = {
+            key.decode(): value.decode()
+            for key, value in (pq.read_metadata(path).metadata or {}).items()
+            if key.startswith(b"batchmill.")
+        }
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return facts if facts.get("batchmill.inputs") == inputs else None
+
+
 @contextmanager
-def _folder(out: Path, schema: pa.Schema) -> Iterator[Sink]:
+def _folder(out: Path, schema: pa.Schema, plain: Collection[str]) -> Iterator[Sink]:
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    aside = out.with_name(f".{out.name}.{os.getpid()}.old.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         with telling_disk_full(out.parent):
             beside.mkdir()
-            parts = _Parts(beside, schema)
+            parts = _Parts(beside, out, schema, plain)
             yield parts
             parts.end()
             if not any(beside.iterdir()):
-                _parquet(beside / "part-000000-000000.parquet", schema).close()
+                _parquet(beside / "part-000000-000000.parquet", schema, plain).close()
             (beside / "_SUCCESS").touch()
             fsync_dir(beside)
             if out.exists():
-                shutil.rmtree(out)
+                os.replace(out, aside)
             os.replace(beside, out)
             fsync_dir(out.parent)
     finally:
+        if aside.exists() and not out.exists():
+            os.replace(aside, out)
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(beside, ignore_errors=True)

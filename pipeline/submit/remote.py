@@ -7,6 +7,8 @@ counts, error lists of several shapes. Knows nothing of HTTP or of the SDK.
 
 from __future__ import annotations
 
+import email.utils
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +28,13 @@ class Effect(StrEnum):
     MISSING = "missing"  # 404
 
 
+INPUT_EXPIRY_S = 30 * 86_400
+"""Expiry of input files: the longest that the service takes (contract §2), far beyond any batch's life."""
+
+NO_TOKEN = "no_token"
+"""Our own code where no token could be had, so that nothing was sent."""
+
+
 class CallFailed(Exception):  # noqa: N818 - reads as what happened
     """A call that gave no good answer.
 
@@ -35,10 +44,18 @@ class CallFailed(Exception):  # noqa: N818 - reads as what happened
         code: the service's code, or "".
         message: the service's words, cut to 500 characters.
         retry_after_s: seconds to wait as the service asked, or None.
+        maximum_tokens: the enqueued-token limit that a header of the answer told, or None.
     """
 
     def __init__(
-        self, effect: Effect, status: int | None, code: str, message: str, retry_after_s: float | None = None
+        self,
+        effect: Effect,
+        status: int | None,
+        code: str,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        maximum_tokens: int | None = None,
     ) -> None:
         super().__init__(f"{status or ''} {code} {message}".strip())
         self.effect = effect
@@ -46,15 +63,18 @@ class CallFailed(Exception):  # noqa: N818 - reads as what happened
         self.code = code
         self.message = message[:500]
         self.retry_after_s = retry_after_s
+        self.maximum_tokens = maximum_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file at the service; `status` in lower case."""
+    """A file at the service; `status` in lower case, `expires_at` in Unix seconds (None: never, or not told)."""
 
     id: str
     status: str
     bytes: int | None
+    name: str = ""
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +92,19 @@ class RemoteBatch:
     metadata: Mapping[str, str]
     error_code: str | None
     error_message: str | None
+    used_prompt_tokens: int | None = None
+    used_completion_tokens: int | None = None
+
+    @property
+    def counted(self) -> dict[str, int | None]:
+        """What the service counted, under the names that the ledger has for it; None where it told nothing."""
+        return {
+            "count_total": self.total,
+            "count_completed": self.completed,
+            "count_failed": self.failed,
+            "used_prompt_tokens": self.used_prompt_tokens,
+            "used_completion_tokens": self.used_completion_tokens,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +113,23 @@ class QuotaHeaders:
 
     enqueued_tokens: int | None
     maximum_tokens: int | None
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds asked for by `retry-after-ms` or `retry-after` (seconds or a date)."""
+    try:
+        if value := headers.get("retry-after-ms"):
+            return float(value) / 1000
+        if value := headers.get("retry-after"):
+            return float(value)
+    except ValueError:
+        pass
+    else:
+        return None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def text_of(value: Any) -> str | None:
@@ -115,11 +165,13 @@ def remote_batch(answer: Any) -> RemoteBatch:
     Raises:
         CallFailed: (unknown) the answer is no batch.
     """
-    raw = answer.model_dump(warnings=False) if hasattr(answer, "model_dump") else None
+    raw = answer.model_dump(warnings=False) if hasattr(answer, "model_dump") else answer
     if not isinstance(raw, dict) or not text_of(raw.get("id")):
         raise CallFailed(Effect.UNKNOWN, None, "unreadable", "The service's answer is no batch.")
     counts = raw.get("request_counts")
     counts = counts if isinstance(counts, dict) else {}
+    usage = raw.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
     code, message = first_error(raw.get("errors"))
     metadata = raw.get("metadata")
     return RemoteBatch(
@@ -134,4 +186,6 @@ def remote_batch(answer: Any) -> RemoteBatch:
         metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {},
         error_code=code,
         error_message=message,
+        used_prompt_tokens=whole_of(usage.get("input_tokens")),
+        used_completion_tokens=whole_of(usage.get("output_tokens")),
     )

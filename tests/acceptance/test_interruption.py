@@ -95,7 +95,7 @@ def stopped_at(cwd: Path, wanted: str, how: int) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("moment", ["sealed", "posting", "submitted", "done"])
+@pytest.mark.parametrize("moment", [pytest.param("sealed", marks=pytest.mark.slow), "posting", "submitted", "done"])
 def test_a_killed_run_goes_on_and_pays_once(tmp_path: Path, undisturbed: pa.Table, moment: str) -> None:
     """SIGKILL, then the same command: the same output but for batch ids, and every sent row charged exactly once."""
     stopped_at(tmp_path, moment, signal.SIGKILL).communicate(timeout=30)
@@ -175,7 +175,7 @@ def test_a_held_run_folder_names_its_holder(tmp_path: Path) -> None:
 
 def test_an_emulator_of_its_own_is_taken_as_azure(tmp_path: Path) -> None:
     """The Azure path over loopback: the same rows, and results remember the deployment."""
-    with emulator(tmp_path / "state", "--key", "secret-key") as url:
+    with emulator(tmp_path / "state", "--key", "secret-key", "--speed", "4000") as url:
         azure = {"AZURE_OPENAI_ENDPOINT": url, "AZURE_OPENAI_API_KEY": "secret-key"}
         command = ["run", SAMPLE, "--prompt", ANSWER, "--model", "gpt-4o-batch", "--yes", "--poll-seconds", 0.2]
         done = batchmill(*command, "--out", "o.parquet", cwd=tmp_path, **azure)
@@ -192,7 +192,7 @@ def test_an_emulator_of_its_own_is_taken_as_azure(tmp_path: Path) -> None:
 
 def test_a_deployment_that_does_not_exist_keeps_the_rows_queued(tmp_path: Path) -> None:
     """Exit code 1 and the deployment's name; the right name then finishes the same run."""
-    with emulator(tmp_path / "state", "--deployments", "right") as url:
+    with emulator(tmp_path / "state", "--deployments", "right", "--speed", "4000") as url:
         azure = {"AZURE_OPENAI_ENDPOINT": url, "AZURE_OPENAI_API_KEY": "k"}
         command = [
             "run",

@@ -67,6 +67,7 @@ def test_many_batches_give_the_same_output(tmp_path: Path) -> None:
     assert cut.drop_columns(["batch_id"]).equals(whole.drop_columns(["batch_id"]))
 
 
+@pytest.mark.slow
 def test_a_quota_smaller_than_the_corpus_gives_the_same_output(tmp_path: Path) -> None:
     """Work waits for quota; the rows come out the same."""
     whole = run_sample(tmp_path)
@@ -84,6 +85,7 @@ def test_a_typed_answer_is_a_struct(tmp_path: Path) -> None:
     assert answered["answer"].null_count == 0
 
 
+@pytest.mark.slow
 def test_the_same_rows_as_csv_ask_the_same(tmp_path: Path) -> None:
     """CSV columns stay text, and the answers follow the request alone."""
     parquet, csv = run_sample(tmp_path), run_sample(tmp_path, data=SAMPLE_CSV)

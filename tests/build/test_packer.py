@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.build.packer import Limits, Packer
 
-ROWS = st.lists(
-    st.one_of(st.just((0, 0)), st.tuples(st.integers(1, 50), st.integers(1, 40))), min_size=1, max_size=80
-)
+ROWS = st.lists(st.one_of(st.just((0, 0)), st.tuples(st.integers(1, 50), st.integers(1, 40))), min_size=1, max_size=80)
 LIMITS = st.builds(Limits, st.integers(1, 12), st.integers(50, 200), st.one_of(st.none(), st.integers(5, 100)))
 
 

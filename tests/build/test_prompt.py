@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from pipeline.build.image_tokens import ImageTokens
 from pipeline.build.prompt import Prompt, default_prompt, load_prompt
 from pipeline.errors import PromptError
 
@@ -50,7 +52,8 @@ def test_reads_the_file_of_the_design(tmp_path: Path) -> None:
 )
 def test_url_takes_kinds_and_full_paths(tmp_path: Path, url: str, kind: str) -> None:
     """A kind and the service's own paths for it mean the same."""
-    assert load(tmp_path, f"url: {url}\nbody: {{{MESSAGES}, input: hello}}\n").kind == kind
+    body = MESSAGES if kind == "chat" else "input: hello"
+    assert load(tmp_path, f"url: {url}\nbody: {{{body}}}\n").kind == kind
 
 
 def test_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[str, str | bytes, str]] = [
-    ("unknown key", CHAT + "bdy: 1\n", "unknown key 'bdy', did you mean body?; known keys: url, body, answer"),
+    ("unknown key", CHAT + "bdy: 1\n", "unknown key 'bdy', did you mean body?; known keys: url, body, answer,"),
     ("unknown key unlike all", CHAT + "zzzzzz: 1\n", "unknown key 'zzzzzz'; known keys"),
     ("no body", "url: chat\n", "the key body is missing"),
     ("empty file", "", "expected a mapping with the key body, found nothing"),
@@ -120,7 +123,31 @@ REFUSED: list[tuple[str, str | bytes, str]] = [
         "answer cannot be used with url embeddings",
     ),
     ("answer no schema", CHAT + "answer: {type: objekt}\n", "answer.type is no valid JSON Schema"),
-    ("answer no mapping", CHAT + "answer: yes please\n", "answer must be a JSON Schema"),
+    ("answer unknown", CHAT + "answer: yes please\n", "answer 'yes please' is not known; write text, json, a JSON"),
+    ("answer no mapping", CHAT + "answer: [a]\n", "answer must be text, json, a JSON Schema (a mapping) or the path"),
+    ("answer file absent", CHAT + "answer: s.json\n", "answer names s.json, and there is no"),
+    (
+        "text no mapping",
+        "url: responses\nbody: {input: a, text: 5}\n" + ANSWER,
+        "body.text must be a mapping where answer is given",
+    ),
+    ("answer YAML absent", CHAT + "answer: s.yaml\n", "answer names s.yaml, and there is no"),
+    ("strict no boolean", CHAT + ANSWER + "strict: 1\n", "strict is true or false, beside an answer"),
+    ("strict alone", CHAT + "strict: false\n", "strict is true or false, beside an answer"),
+    ("answer json unsaid", CHAT + "answer: json\n", "answer: json needs the word JSON in a message"),
+    (
+        "answer json said by a column",
+        "body: {messages: [{role: user, content: '{{ json }} x'}]}\nanswer: json\n",
+        "answer: json needs the word JSON",
+    ),
+    (
+        "answer json of embeddings",
+        "url: embeddings\nbody: {input: json}\nanswer: json\n",
+        "answer cannot be used with url embeddings",
+    ),
+    ("image_tokens no mapping", CHAT + "image_tokens: 5\n", "image_tokens must be characters, or a mapping with base"),
+    ("image_tokens key", CHAT + "image_tokens: {bse: 5}\n", "the unknown key 'bse', did you mean base?"),
+    ("image_tokens value", CHAT + "image_tokens: {tile: -1}\n", "image_tokens.tile must be a whole number from 0"),
     ("answer no object", CHAT + "answer: {type: string}\n", "answer.type must be object"),
 ]
 
@@ -184,9 +211,10 @@ def test_answer_sets_response_format_on_chat(tmp_path: Path) -> None:
     """On chat the schema goes to response_format, closed and strict, and the file's own schema is kept as written."""
     prompt = load(
         tmp_path,
-        CHAT + "answer: {type: object, properties: {a: {type: array, items: {type: object, properties: {b: {}}}}}}\n",
+        CHAT + "answer: {type: object, properties: {a: {type: array, items: {type: object, "
+        "properties: {b: {type: 'null'}}}}}}\n",
     )
-    inner = {"type": "object", "properties": {"b": {}}, "additionalProperties": False, "required": ["b"]}
+    inner = {"type": "object", "properties": {"b": {"type": "null"}}, "additionalProperties": False, "required": ["b"]}
     schema = {
         "type": "object",
         "properties": {"a": {"type": "array", "items": inner}},
@@ -199,7 +227,7 @@ def test_answer_sets_response_format_on_chat(tmp_path: Path) -> None:
     }
     assert prompt.answer == {
         "type": "object",
-        "properties": {"a": {"type": "array", "items": {"type": "object", "properties": {"b": {}}}}},
+        "properties": {"a": {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "null"}}}}},
     }
 
 
@@ -215,14 +243,50 @@ def test_answer_sets_text_format_on_responses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        "{type: object, properties: {a: {}, b: {}}, required: [a]}",
-        "{type: object, additionalProperties: {type: integer}}",
+        {"type": "object", "properties": {"a": {}, "b": {}}, "required": ["a"]},
+        {"type": "object", "additionalProperties": {"type": "integer"}},
     ],
 )
-def test_strict_is_off_where_the_service_would_refuse_it(tmp_path: Path, schema: str) -> None:
+def test_strict_can_be_switched_off(tmp_path: Path, schema: dict[str, Any]) -> None:
     """Optional properties and open objects, which strict mode refuses, are sent without it and unchanged."""
-    prompt = load(tmp_path, CHAT + f"answer: {schema}\n")
-    assert prompt.body["response_format"]["json_schema"]["strict"] is False
+    with pytest.raises(PromptError, match="or write `strict: false` beside answer"):
+        load(tmp_path, CHAT + f"answer: {json.dumps(schema)}\n")
+    prompt = load(tmp_path, CHAT + f"answer: {json.dumps(schema)}\nstrict: false\n")
+    assert prompt.body["response_format"]["json_schema"] == {"name": "answer", "strict": False, "schema": schema}
+    assert prompt.answer == schema
+
+
+@pytest.mark.parametrize("ending", ["json", "yaml", "yml"])
+def test_a_schema_may_lie_in_a_file_of_its_own(tmp_path: Path, ending: str) -> None:
+    """A path starts from the prompt file's folder, and the same schema in either place is the same prompt."""
+    (tmp_path / "schemas").mkdir()
+    schema = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
+    (tmp_path / "schemas" / f"s.{ending}").write_text(json.dumps(schema))
+    assert load(tmp_path, CHAT + f"answer: schemas/s.{ending}\n").digest() == load(tmp_path, CHAT + ANSWER).digest()
+    (tmp_path / "schemas" / "s.json").write_text("{")
+    with pytest.raises(PromptError, match="s.json is no JSON"):
+        load(tmp_path, CHAT + "answer: schemas/s.json\n")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(PromptError, match="folder.json cannot be read: Is a directory"):
+        load(tmp_path, CHAT + "answer: folder.json\n")
+
+
+def test_what_images_cost_can_be_said(tmp_path: Path) -> None:
+    """Base and tile, one of them, or characters; it leaves alone what is asked."""
+    assert load(tmp_path, CHAT + "image_tokens: {base: 5, tile: 7}\n").image_tokens == ImageTokens(5, 7)
+    assert load(tmp_path, CHAT + "image_tokens: {tile: 7}\n").image_tokens == ImageTokens(85, 7)
+    assert load(tmp_path, CHAT + "image_tokens: characters\n").image_tokens == ImageTokens(characters=True)
+    assert load(tmp_path, CHAT + "image_tokens: characters\n").digest() == load(tmp_path, CHAT).digest()
+
+
+def test_answer_text_and_answer_json(tmp_path: Path) -> None:
+    """Text is what there is without an answer; json asks for an object and takes any JSON for one."""
+    assert load(tmp_path, CHAT + "answer: text\n").digest() == load(tmp_path, CHAT).digest()
+    asks = "[{role: user, content: 'JSON of {{ q }}'}]"
+    chat = load(tmp_path, f"body: {{messages: {asks}}}\nanswer: json\n")
+    assert (chat.body["response_format"], chat.answer) == ({"type": "json_object"}, {"title": "any JSON"})
+    responses = load(tmp_path, f"url: responses\nbody: {{input: {asks}}}\nanswer: json\n")
+    assert responses.body["text"] == {"format": {"type": "json_object"}}
 
 
 def test_digest_is_of_what_is_asked(tmp_path: Path) -> None:
@@ -234,7 +298,7 @@ def test_digest_is_of_what_is_asked(tmp_path: Path) -> None:
         load(tmp_path, f"body: {{{MESSAGES}, temperature: 0}}\n").digest(),
         load(tmp_path, f"body: {{temperature: 0, {MESSAGES}}}\n").digest(),
         load(tmp_path, CHAT + ANSWER).digest(),
-        load(tmp_path, f"url: responses\nbody: {{{MESSAGES}, input: a}}\n").digest(),
+        load(tmp_path, "url: responses\nbody: {input: a}\n").digest(),
     ]
     assert len({base.digest(), *others}) == 5
 
@@ -281,4 +345,6 @@ def test_default_prompt_quotes_names_that_are_no_identifiers() -> None:
         default_prompt(pa.schema({'my "text"': pa.string()}))[0].body["messages"][0]["content"]
         == '{{ row["my \\"text\\""] }}'
     )
+    with pytest.raises(PromptError, match="cannot be named in a template because a column named row exists"):
+        default_prompt(pa.schema({"my text": pa.string(), "row": pa.int64()}))
     assert default_prompt(pa.schema({"none": pa.string()}))[0].body["messages"][0]["content"] == '{{ row["none"] }}'

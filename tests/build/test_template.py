@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.build.body import dumps
 from pipeline.build.fallback import WHITE_SPACE
 from pipeline.build.prompt import Prompt, default_prompt
-from pipeline.build.template import Rendered, Template, compile_template
+from pipeline.build.template import Measured, Rendered, Template, compile_template
 from pipeline.errors import PromptError
 from pipeline.ids import custom_ids
 
@@ -48,14 +48,17 @@ def render(prompt: Prompt, table: pa.Table, *, fast: bool | None = None, model: 
     template = compile_template(prompt, table.schema)
     if fast is not None:
         assert template.fast or not fast, template.reason
-        template.fast = fast
+        template = template if fast else template.by_jinja()
     return render_with(template, table, model=model)
 
 
 def render_with(template: Template, table: pa.Table, *, model: str | None = "m") -> Rendered:
-    """Render a table with ids t-0, t-1, ..."""
+    """Render a table with ids t-0, t-1, ...; measuring alone must tell the same of it, whatever the template."""
     ids = custom_ids("t", pa.array(range(table.num_rows), pa.int64()))
-    return template.render(table, ids, model=model, url=URL)
+    found = template.render(table, ids, model=model, url=URL)
+    told = template.measure(table, ids, model=model, url=URL)
+    assert told == Measured(found.line_bytes, found.tokens, found.skip_code, found.skip_message)
+    return found
 
 
 def content_of(rendered: Rendered, row: int = 0) -> Any:
@@ -73,7 +76,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     parts=places,
     rows=rows,
@@ -239,18 +242,45 @@ def test_expressions_as_jinja_prints_them(source: str, column: pa.Array, expecte
     assert content_of(render(chat(source), pa.table({"v": column}))) == expected
 
 
-def test_reason_of_the_fallback() -> None:
-    """A template that needs Jinja2 says why and where."""
-    schema = pa.schema({"a": pa.string(), "f": pa.float64(), "n": pa.int64()})
-    place = "body.messages[1].content"
-    assert compile_template(chat("{{ a }} {{ n }}"), schema).reason == ""
-    assert (
-        compile_template(chat("{{ a | upper }}"), schema).reason
-        == f"{place} has an expression that is more than a column"
+REASONS = [
+    ("{{ a }} {{ n }}", ""),
+    ("{{ a | upper | trim }}{% if f > 1 and n %}{{ f }}{% endif %}", ""),
+    ("{{ a | title }}", "uses the filter title"),
+    ("{% for x in [1] %}{{ a }}{% endfor %}", "has a for loop"),
+    ("{{ a.startswith('x') }}", "calls a function"),
+    ("{{ d * 2 }}", "computes decimals * whole numbers"),
+    ("{{ n ** 2 }}", "computes whole numbers ** whole numbers"),
+    ("{{ a < n }}", "compares text with whole numbers"),
+    ("{% macro m() %}{% endmacro %}{{ m() }}{{ a }}", "has a block of macro"),
+    ("{{ a | replace(n, 'x') }}", "uses the filter replace with computed arguments"),
+    ("{{ s.missing }}", "reads missing, a field that is not there"),
+]
+
+
+@pytest.mark.parametrize(("source", "reason"), REASONS)
+def test_reason_of_the_fallback(source: str, reason: str) -> None:
+    """A template that needs Jinja2 says where and why, in words of the template; the others say nothing."""
+    schema = pa.schema(
+        {
+            "a": pa.string(),
+            "f": pa.float64(),
+            "n": pa.int64(),
+            "d": pa.decimal128(9, 2),
+            "s": pa.struct({"x": pa.string()}),
+        }
     )
-    assert compile_template(chat("{% if a %}{% endif %}"), schema).reason == f"{place} has a block of if"
-    assert compile_template(chat("{{ f }}"), schema).reason == f"{place} uses column f of type double"
-    assert compile_template(chat("{{ a }}", seed="{{ n }}"), schema).fast is False
+    found = compile_template(chat(source), schema)
+    assert found.reason == (f"body.messages[1].content {reason}" if reason else "")
+    assert found.fast == (not reason)
+
+
+def test_strings_that_need_jinja_do_not_slow_the_others() -> None:
+    """One string of a prompt needs Jinja2, the others are filled at once, and only the one is named."""
+    table = pa.table({"a": ["x", "y"], "n": [1, 2]})
+    prompt = chat("{{ a }}{{ n }}", user="{{ a | title }}", seed="{{ n }}")
+    template = compile_template(prompt, table.schema)
+    assert template.reason == "body.user uses the filter title"
+    assert render_with(template, table) == render_with(template.by_jinja(), table)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +311,8 @@ SKIPPED: list[tuple[str, pa.Array, str, str]] = [
     ("{{ v }}", pa.array([None], pa.string()).dictionary_encode(), "null_value", "column v is null"),
     ("{{ v }}", pa.array([float("nan")]), "unrenderable", "column v is not a finite number"),
     ("{{ v }}", pa.array([float("-inf")], pa.float32()), "unrenderable", "column v is not a finite number"),
+    ("{{ v[0] }}", pa.array([[float("nan")]]), "unrenderable", "column v holds a number that is not finite"),
+    ("{{ v }}", pa.array([{"x": [float("inf")]}]), "unrenderable", "column v holds a number that is not finite"),
     ("{{ 1 // v }}", pa.array([0]), "unrenderable", "body.messages[1].content: integer division or modulo by zero"),
     ("{{ v.absent }}", pa.array([{"a": 1}]), "unrenderable", "has no attribute 'absent'"),
     ("{{ v | map('upper') }}", pa.array([["a"]]), "unrenderable", "a generator cannot be printed"),
@@ -347,7 +379,7 @@ def test_a_parameter_with_text_does_not_hide_an_empty_prompt() -> None:
         ("{{ a | random }}", "there is no filter random"),
         ("{% include 'x' %}", "a prompt cannot load other templates"),
         ("{{ self }}", 'self has a meaning of its own in Jinja2; write row["self"]'),
-        ("{{ raw }}", "column raw is of type binary, which has no text; convert it to a string column first"),
+        ("{{ raw }}", "column raw is of type binary, which has no text; write {{ raw | b64encode }} for base64"),
         ("{{ deep }}", "there is no column deep"),
     ],
 )
@@ -359,6 +391,38 @@ def test_wrong_templates_are_refused_in_one_sentence(source: str, sentence: str)
     assert sentence in str(caught.value)
     assert "p.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.mark.parametrize(
+    ("source", "column", "expected"),
+    [
+        ("{{ v | b64encode }}", pa.array([b"\x89PNG"]), "iVBORw=="),
+        ("{{ v | b64encode }}", pa.array([b"\x89PNG"], pa.binary(4)), "iVBORw=="),
+        ("{{ v | b64encode }}", pa.array([b"\x89PNG"], pa.binary_view()), "iVBORw=="),
+        ("{{ v | b64encode }}", pa.array(["é"]), "w6k="),
+        ("{{ v.bytes | b64encode }} {{ v.path }}", pa.array([{"bytes": b"\xff", "path": "p"}], PICTURE), "/w== p"),
+        ("{{ v | length }}", pa.array([b"abc"]), "3"),
+    ],
+)
+def test_binary_becomes_base64_on_request(source: str, column: pa.Array, expected: str) -> None:
+    """Bytes are encoded where the template says so, the same on both paths."""
+    table = pa.table({"v": column})
+    template = compile_template(chat(source), table.schema)
+    assert template.fast
+    assert content_of(render_with(template, table)) == expected
+    assert render_with(template, table) == render_with(template.by_jinja(), table)
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ v }}", "{{ v.bytes }}", "{{ v.bytes | upper }}", "{{ v | b64encode }}", "{{ v ~ 1 }}"]
+)
+def test_bytes_inside_a_struct_are_never_printed(source: str) -> None:
+    """Printing a struct with bytes in it, or encoding more than the bytes, is refused before any row is seen."""
+    with pytest.raises(PromptError, match="column v is of type"):
+        compile_template(chat(source), pa.schema({"v": PICTURE}))
 
 
 @pytest.mark.parametrize("name", ["range", "dict", "loop", "row", "t0", "id", "skip", "context", "class"])

@@ -1,0 +1,105 @@
+"""The used columns of one block of rows, read once for all the strings of a prompt.
+
+Owns what the null rule makes of a null, the rows that cannot be read, and the two ways in which rows are handed on:
+columns in the forms that polars takes, and Python values row by row. Knows nothing of templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.build.columns import faults, is_text, python_values, unwrap, valid_text
+from pipeline.build.inputs import Input, prepare
+from pipeline.build.skips import Skips
+
+NULL_RULES = ("skip", "empty", "error")
+"""What a null in a used column does: its row is skipped; it reads as an empty text; the run is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nulls:
+    """What nulls do.
+
+    Attributes:
+        rule: One of `NULL_RULES`.
+        handled: Columns whose nulls the prompt itself handles: the template sees None, whatever the rule.
+    """
+
+    rule: str
+    handled: frozenset[str]
+
+
+class Block:
+    """The used columns of a block.
+
+    Args:
+        table: Rows with at least the used columns.
+        columns: The used columns.
+        nulls: What nulls do.
+        skips: Where rows that cannot be read are marked.
+    """
+
+    def __init__(self, table: pa.Table, columns: tuple[str, ...], nulls: Nulls, skips: Skips) -> None:
+        self.rows = table.num_rows
+        self._emptied = frozenset(columns) - nulls.handled if nulls.rule == "empty" else frozenset[str]()
+        self._arrays: dict[str, pa.Array] = {}
+        self._series: dict[Input, pl.Series] = {}
+        self._ascii: dict[str, bool] = {}
+        self._values: dict[str, list[Any]] | None = None
+        for name in columns:
+            array = unwrap(table.column(name))
+            not_utf8 = None
+            if is_text(array.type):
+                array, not_utf8 = valid_text(array)
+            counts = nulls.rule != "empty" and name not in nulls.handled
+            for mask, code, message in faults(name, array, not_utf8, nulls_count=counts):
+                skips.add(mask, code, message)
+            if name in self._emptied and is_text(array.type) and array.null_count:
+                array = pc.fill_null(array.cast(pa.large_string()), "")
+            self._arrays[name] = array
+
+    def frame(self, inputs: Mapping[Input, str]) -> pl.DataFrame:
+        """Columns in the forms asked for, under the names given; one more column gives the number of rows.
+
+        Raises:
+            UnpreparedError: a value cannot be held in its form.
+        """
+        columns = [pl.Series("", [0], dtype=pl.Int8).new_from_index(0, self.rows)]
+        for wanted, name in inputs.items():
+            if wanted not in self._series:
+                prepared = prepare(self._arrays[wanted.column], wanted.form)
+                self._series[wanted] = pl.Series(pl.from_arrow(prepared))
+            columns.append(self._series[wanted].alias(name))
+        return pl.DataFrame(columns)
+
+    def all_ascii(self, columns: frozenset[str]) -> bool:
+        """Whether the texts of columns are all ASCII."""
+        for name in columns:
+            if name not in self._ascii:
+                self._ascii[name] = bool(pc.all(pc.string_is_ascii(self._arrays[name].cast(pa.large_string()))).as_py())
+        return all(self._ascii[name] for name in columns)
+
+    def values(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Rows as a template sees them, by their places in the block."""
+        places: Sequence[int] = rows
+        found = self._values
+        if found is None and len(rows) * 2 < self.rows:
+            pieces = {name: [array.slice(row, 1) for row in rows] for name, array in self._arrays.items()}
+            found = {
+                name: self._python(name, pa.concat_arrays(each) if each else self._arrays[name].slice(0, 0))
+                for name, each in pieces.items()
+            }
+            places = range(len(rows))
+        elif found is None:
+            found = self._values = {name: self._python(name, array) for name, array in self._arrays.items()}
+        return [{name: column[place] for name, column in found.items()} for place in places]
+
+    def _python(self, name: str, array: pa.Array) -> list[Any]:
+        values = python_values(array)
+        return ["" if value is None else value for value in values] if name in self._emptied else values
