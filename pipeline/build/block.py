@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.build.columns import faults, is_text, python_values, unwrap, valid_text
+from pipeline.build.columns import all_ascii, faults, is_text, python_values, unwrap, valid_text
 from pipeline.build.inputs import Input, prepare
 from pipeline.build.skips import Skips
 
@@ -56,7 +56,9 @@ class Block:
             array = unwrap(table.column(name))
             not_utf8 = None
             if is_text(array.type):
-                array, not_utf8 = valid_text(array)
+                self._ascii[name] = all_ascii(array)
+                if not self._ascii[name]:
+                    array, not_utf8 = valid_text(array)
             counts = nulls.rule != "empty" and name not in nulls.handled
             for mask, code, message in faults(name, array, not_utf8, nulls_count=counts):
                 skips.add(mask, code, message)
@@ -78,11 +80,12 @@ class Block:
             columns.append(self._series[wanted].alias(name))
         return pl.DataFrame(columns)
 
+    def array(self, column: str) -> pa.Array:
+        """A used column: unwrapped, texts that are not UTF-8 null, nulls that read as an empty text filled."""
+        return self._arrays[column]
+
     def all_ascii(self, columns: frozenset[str]) -> bool:
         """Whether the texts of columns are all ASCII."""
-        for name in columns:
-            if name not in self._ascii:
-                self._ascii[name] = bool(pc.all(pc.string_is_ascii(self._arrays[name].cast(pa.large_string()))).as_py())
         return all(self._ascii[name] for name in columns)
 
     def values(self, rows: list[int]) -> list[dict[str, Any]]:

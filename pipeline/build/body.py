@@ -80,6 +80,17 @@ class Skeleton:
     slots: tuple[Slot, ...]
 
 
+def measured_piece(piece: str | Single | Group) -> tuple[int, tuple[int, ...]]:
+    """The bytes of a piece that are the same in every line, and the slots whose JSON stands between them."""
+    if isinstance(piece, str):
+        return len(piece.encode()), ()
+    if isinstance(piece, Single):
+        return 0, (piece.slot,)
+    keys = len("{}") + sum(len(dumps(key).encode()) + len(":,") for key, _ in piece.entries) - len(",")
+    fixed = sum(len(dumps(value).encode()) for _, value in piece.entries if isinstance(value, str))
+    return keys + fixed, tuple(value for _, value in piece.entries if isinstance(value, int))
+
+
 @dataclass(slots=True)
 class _Cutter:
     """Collects pieces while a body is walked."""

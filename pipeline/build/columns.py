@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -58,7 +60,7 @@ def holds_binary(kind: pa.DataType) -> bool:
 
 def unwrap(column: pa.ChunkedArray) -> pa.Array:
     """One array of plain values."""
-    array: pa.Array = column.combine_chunks()
+    array: pa.Array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # pyarrow gives chunks back where one array would overflow its offsets
         array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
     while pa.types.is_dictionary(array.type) or pa.types.is_run_end_encoded(array.type):
@@ -68,22 +70,49 @@ def unwrap(column: pa.ChunkedArray) -> pa.Array:
     return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
 
 
+def all_ascii(array: pa.Array) -> bool:
+    """Whether an array of texts holds nothing but ASCII; of a slice, only its own bytes are looked at."""
+    found = _own_bytes(array)
+    return found is not None and (not len(found) or bool(found.view(np.int8).min() >= 0))
+
+
 def valid_text(array: pa.Array) -> tuple[pa.Array, pa.BooleanArray | None]:
     """Null the strings that are not UTF-8.
 
     Returns:
         The array and a mask of the rows nulled; None for the mask where all are valid.
     """
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid:
-        raws = array.cast(pa.large_binary()).to_pylist()
-    else:
+    if _all_utf8(array):
         return array, None
+    raws = array.cast(pa.large_binary()).to_pylist()
     texts = [None if raw is None else raw.decode(errors="replace") for raw in raws]
     bad = [text is not None and text.encode() != raw for raw, text in zip(raws, texts, strict=True)]
     kept = [None if wrong else text for text, wrong in zip(texts, bad, strict=True)]
     return pa.array(kept, pa.large_string()), pa.array(bad, pa.bool_())
+
+
+def _all_utf8(array: pa.Array) -> bool:
+    """Whether all strings are UTF-8; polars finds out in less than half the time of pyarrow."""
+    if _own_bytes(array) is None:
+        return False
+    binary = pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary()
+    try:
+        texts = pl.Series(pl.from_arrow(array.cast(binary))).cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return False
+    return bool(texts.null_count() == array.null_count)
+
+
+def _own_bytes(array: pa.Array) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """The bytes of an array of texts; None where its offsets are unsound."""
+    width = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
+    _, offsets, values = array.buffers()
+    if not len(array) or offsets is None:
+        return np.empty(0, np.uint8)
+    content = np.frombuffer(values or b"", np.uint8)
+    bounds = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1]
+    sound = bounds[0] >= 0 and bounds[-1] <= len(content) and not (bounds[1:] < bounds[:-1]).any()
+    return content[bounds[0] : bounds[-1]] if sound else None
 
 
 def faults(

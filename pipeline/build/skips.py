@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +29,10 @@ class Skips:
         texts = message if isinstance(message, pa.Array) else pa.scalar(message, pa.string())
         self.code = pc.if_else(fresh, pa.scalar(code, pa.string()), self.code)
         self.message = pc.if_else(fresh, texts, self.message)
+
+    def none(self) -> pl.Series:
+        """The rows that nothing was found wrong with."""
+        return pl.Series(pl.from_arrow(self.code.is_null()))
 
     def any(self) -> bool:
         """Whether there is any."""

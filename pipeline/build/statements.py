@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 from jinja2 import nodes
 
+from pipeline.build.block import Block
 from pipeline.build.expressions import Expressions
 from pipeline.build.inputs import Input
 from pipeline.build.references import single_expression
@@ -29,12 +30,23 @@ class Program:
         inputs: What is read of a block, and under which name.
         requirements: Rows that do not meet them all are Jinja2's.
         never_blank: Whether every text has more than white space.
+        parts: The texts of which `expr` is one after the other; empty where it is JSON.
     """
 
     expr: pl.Expr
     inputs: dict[Input, str]
     requirements: tuple[Requirement, ...]
     never_blank: bool
+    parts: tuple[Value, ...]
+
+    def fits(self, block: Block) -> pl.Expr:
+        """Whether a row of a block meets the requirements."""
+        needed = [
+            requirement.expr
+            for requirement in self.requirements
+            if requirement.unless_ascii is None or not block.all_ascii(requirement.unless_ascii)
+        ]
+        return pl.all_horizontal(needed).fill_null(False) if needed else pl.lit(True)
 
 
 def program_of(
@@ -64,12 +76,14 @@ def program_of(
     single = single_expression(tree) if native else None
     try:
         number = None if single is None else _number(expressions, expressions.value(single))
-        expr = statements.text_of(tree.body, top=True).expr if number is None else number
+        parts = statements.parts_of(tree.body, top=True) if number is None else []
+        expr = expressions.joined(parts).expr if number is None else number
     except RecursionError:
         raise Slow("is nested very deep") from None
     if native and number is None:
-        expr = json_of(expr)
-    return Program(expr, expressions.inputs, tuple(expressions.requirements.found), _never_blank(tree))
+        parts, expr = [], json_of(expr)
+    requirements = tuple(expressions.requirements.found)
+    return Program(expr, expressions.inputs, requirements, _never_blank(tree), tuple(parts))
 
 
 def _never_blank(tree: nodes.Template) -> bool:
@@ -100,8 +114,12 @@ class _Statements:
     def __init__(self, expressions: Expressions) -> None:
         self._expressions = expressions
 
-    def text_of(self, body: Sequence[nodes.Node], *, top: bool = False) -> Value:
-        """The text of statements, one after the other."""
+    def text_of(self, body: Sequence[nodes.Node]) -> Value:
+        """The text of statements inside another."""
+        return self._expressions.joined(self.parts_of(body))
+
+    def parts_of(self, body: Sequence[nodes.Node], *, top: bool = False) -> list[Value]:
+        """The texts of statements, one after the other; at least one."""
         parts: list[Value] = []
         for statement in body:
             match statement:
@@ -113,7 +131,7 @@ class _Statements:
                     self._set(name, node)
                 case _:
                     raise Slow(f"has {_statement(statement)}")
-        return self._expressions.joined(parts) if parts else constant("")
+        return parts or [constant("")]
 
     def _output(self, node: nodes.Node) -> Value:
         return constant(node.data) if isinstance(node, nodes.TemplateData) else self._expressions.printed(node)

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.build.block import NULL_RULES, Block, Nulls
-from pipeline.build.body import Group, Single, Skeleton, Slot, dumps, skeleton_of
+from pipeline.build.body import Group, Single, Skeleton, Slot, dumps, measured_piece, skeleton_of
 from pipeline.build.columns import UNRENDERABLE, unwrap
-from pipeline.build.fallback import WHITE_SPACE, RowFault, SlotRenderer, compile_slot, fill_rows, reason_of
+from pipeline.build.fallback import RowFault, SlotRenderer, compile_slot, fill_rows, reason_of
 from pipeline.build.inputs import UnpreparedError
+from pipeline.build.json_lengths import json_lengths
+from pipeline.build.part_lengths import NO_LENGTHS, TextLengths, is_blank, part_lengths
 from pipeline.build.prompt import Prompt
 from pipeline.build.sandbox import TemplateEnvironment
 from pipeline.build.skips import Skips
@@ -100,9 +102,26 @@ class _Filler:
         rest = self._by_jinja(block, skips, fits)
         return pl.select(pl.when(fits).then(series).otherwise(rest)).to_series()
 
+    def measure(self, block: Block, skips: Skips, *, blanks: bool) -> TextLengths:
+        """How long the string of every row is in the line, without making it where that can be told.
+
+        Args:
+            block: The rows.
+            skips: Where rows that cannot be filled are marked; their lengths mean nothing.
+            blanks: Tell as well which are nothing but white space.
+        """
+        found = None if self.program is None else part_lengths(self.program, block, skips, blanks=blanks)
+        if found is not None:
+            return found
+        filled = self.fill(block, skips)
+        return TextLengths(
+            filled.str.len_bytes().fill_null(0).to_numpy() if self.slot.native else json_lengths(filled.to_arrow()),
+            is_blank(filled) if blanks else None,
+        )
+
     def _by_jinja(self, block: Block, skips: Skips, fits: pl.Series | None) -> pl.Series:
         """The string of the rows that are neither skipped nor fit for columns at once."""
-        wanted = pl.Series(pl.from_arrow(skips.code.is_null()))
+        wanted = skips.none()
         places = (wanted if fits is None else wanted & ~fits).arg_true().to_list()
         texts: list[str | None] = [None] * block.rows
         faults: list[str | None] = [None] * block.rows
@@ -131,13 +150,7 @@ def _at_once(program: Program, block: Block) -> tuple[pl.Series, pl.Series] | No
         frame = block.frame(program.inputs)
     except UnpreparedError:
         return None
-    needed = [
-        requirement.expr
-        for requirement in program.requirements
-        if requirement.unless_ascii is None or not block.all_ascii(requirement.unless_ascii)
-    ]
-    fits = pl.all_horizontal(needed).fill_null(False) if needed else pl.lit(True)
-    frame = frame.with_columns(program.expr.alias("filled"), fits.alias("fits"))
+    frame = frame.with_columns(program.expr.alias("filled"), program.fits(block).alias("fits"))
     filled, found = frame["filled"], frame["fits"]
     return filled, found & filled.is_not_null() if filled.null_count() else found
 
@@ -176,55 +189,52 @@ class Template:
         Returns:
             As many entries as the block has rows, in its order.
         """
-        lines, found = self._rendered(block, custom_ids, model, url, sizes_only=False)
+        skips = Skips(block.num_rows)
+        used = Block(block, self.columns, self._nulls, skips)
+        ids, envelope = _json_ids(custom_ids), _envelope(url, model)
+        lines = self._lines(used, ids, envelope, skips) if used.rows else pa.array([], pa.large_string())
+        found = _measured(pc.cast(pc.binary_length(lines), pa.int64()), ids, envelope, skips)
         return Rendered(lines, found.line_bytes, found.tokens, found.skip_code, found.skip_message)
 
     def measure(self, block: pa.Table, custom_ids: pa.Array, *, model: str | None, url: str) -> Measured:
-        """What `render` would give, but for the lines: they are never put together."""
-        return self._rendered(block, custom_ids, model, url, sizes_only=True)[1]
-
-    def _rendered(
-        self, block: pa.Table, custom_ids: pa.Array, model: str | None, url: str, *, sizes_only: bool
-    ) -> tuple[pa.Array, Measured]:
-        """The lines, or their lengths where these are enough, and what is measured of them."""
+        """What `render` would give, but for the lines: they are never put together, and most are not even encoded."""
         skips = Skips(block.num_rows)
         used = Block(block, self.columns, self._nulls, skips)
-        ids = _json_ids(custom_ids)
-        envelope = _envelope(url, model)
-        lines: pa.Array = pa.array([], pa.large_string())
-        if used.rows:
-            lines = self._lines(used, ids, envelope, skips, sizes_only=sizes_only)
-        line_bytes = pc.cast(lines if pa.types.is_integer(lines.type) else pc.binary_length(lines), pa.int64())
-        outside = pc.add(pc.cast(pc.binary_length(ids), pa.int64()), pa.scalar(envelope.fixed_bytes(), pa.int64()))
-        tokens = estimate_tokens(pc.subtract(line_bytes, outside))
-        return lines, Measured(pc.fill_null(line_bytes, 0), tokens, skips.code, skips.message)
+        ids, envelope = _json_ids(custom_ids), _envelope(url, model)
+        blanks = self._may_be_blank()
+        found = [
+            filler.measure(used, skips, blanks=blanks and filler.slot.is_prompt) if used.rows else NO_LENGTHS
+            for filler in self._fillers
+        ]
+        if blanks and used.rows:
+            asked = [lengths.blank for lengths in found if lengths.blank is not None]
+            skips.add(pl.select(pl.all_horizontal(asked)).to_series().to_arrow(), EMPTY_PROMPT, _EMPTY_MESSAGE)
+        sizes = pc.cast(pc.binary_length(ids), pa.int64()).to_numpy(zero_copy_only=False)
+        sizes = sizes + envelope.fixed_bytes() + len(envelope.body_start.encode())
+        for piece in self._skeleton.pieces:
+            fixed, slots = measured_piece(piece)
+            sizes = sum((found[slot].bytes for slot in slots), sizes + fixed)
+        return _measured(pa.array(sizes, pa.int64(), mask=~skips.none().to_numpy()), ids, envelope, skips)
 
-    def _lines(self, used: Block, ids: pa.Array, envelope: _Envelope, skips: Skips, *, sizes_only: bool) -> pa.Array:
-        """Fill the strings and put the lines together, or tell their lengths; a null id makes the whole line null."""
+    def _lines(self, used: Block, ids: pa.Array, envelope: _Envelope, skips: Skips) -> pa.LargeStringArray:
+        """Fill the strings and put the lines together; a null id makes the whole line null."""
         texts = [filler.fill(used, skips).alias(f"t{index}") for index, filler in enumerate(self._fillers)]
+        if self._may_be_blank():
+            prompts = [texts[index] for index, filler in enumerate(self._fillers) if filler.slot.is_prompt]
+            blank = [is_blank(filled) for filled in prompts]
+            skips.add(pl.select(pl.all_horizontal(blank)).to_series().to_arrow(), EMPTY_PROMPT, _EMPTY_MESSAGE)
         frame = pl.DataFrame([pl.Series("id", pl.from_arrow(ids)), *texts])
-        blank = self._blank()
-        if blank is not None:
-            skips.add(frame.select(blank.fill_null(False)).to_series().to_arrow(), EMPTY_PROMPT, _EMPTY_MESSAGE)
         if skips.any():
-            frame = frame.with_columns(id=pl.when(pl.Series(pl.from_arrow(skips.code.is_null()))).then("id"))
+            frame = frame.with_columns(id=pl.when(skips.none()).then("id"))
         pieces = [expr for piece in self._skeleton.pieces for expr in self._encoded(piece)]
         start = pl.lit(envelope.before_body + envelope.body_start)
         parts = [pl.lit(envelope.before_id), pl.col("id"), start, *pieces, pl.lit(envelope.end)]
-        if sizes_only:
-            sizes = [part.str.len_bytes().cast(pl.Int64) for part in parts]
-            return frame.select(pl.sum_horizontal(sizes, ignore_nulls=False).alias("size"))["size"].to_arrow()
         return _one_array(frame.select(pl.concat_str(parts).alias("line")).to_arrow().column("line"))
 
-    def _blank(self) -> pl.Expr | None:
-        """Whether a row's prompt is only white space; None where fixed text or no template makes it impossible."""
-        checks = []
-        for index, filler in enumerate(self._fillers):
-            if filler.slot.is_prompt:
-                if filler.program is not None and filler.program.never_blank:
-                    return None
-                checks.append(pl.col(f"t{index}").str.strip_chars(WHITE_SPACE).str.len_bytes() == 0)
-        return pl.all_horizontal(checks) if checks else None
+    def _may_be_blank(self) -> bool:
+        """Whether a row's prompt can be only white space; fixed text in it makes that impossible."""
+        prompts = [filler for filler in self._fillers if filler.slot.is_prompt]
+        return bool(prompts) and not any(filler.program and filler.program.never_blank for filler in prompts)
 
     def _encoded(self, piece: str | Single | Group) -> list[pl.Expr]:
         if isinstance(piece, str):
@@ -273,9 +283,7 @@ def compile_template(prompt: Prompt, schema: pa.Schema, *, on_null: str = "skip"
     return Template(skeleton, tuple(name for name in schema.names if name in used), nulls, fillers)
 
 
-def _filler(
-    environment: TemplateEnvironment, slot: Slot, reading: Reading, schema: pa.Schema, nulls: Nulls
-) -> _Filler:
+def _filler(environment: TemplateEnvironment, slot: Slot, reading: Reading, schema: pa.Schema, nulls: Nulls) -> _Filler:
     renderer = compile_slot(environment, slot)
     try:
         program = program_of(
@@ -291,23 +299,29 @@ def _filler(
 
 def _envelope(url: str, model: str | None) -> _Envelope:
     return _Envelope(
-        before_id='{"custom_id":',
-        before_body=',"method":"POST","url":' + dumps(url) + ',"body":',
+        before_id='{"custom_id":"',
+        before_body='","method":"POST","url":' + dumps(url) + ',"body":',
         body_start="{" + (f'"model":{dumps(model)},' if model is not None else ""),
         end="}\n",
     )
 
 
+def _measured(line_bytes: pa.Int64Array, ids: pa.Array, envelope: _Envelope, skips: Skips) -> Measured:
+    """What is told of lines of some lengths, null where there is none."""
+    outside = pc.add(pc.cast(pc.binary_length(ids), pa.int64()), pa.scalar(envelope.fixed_bytes(), pa.int64()))
+    tokens = estimate_tokens(pc.subtract(line_bytes, outside))
+    return Measured(pc.fill_null(line_bytes, 0), tokens, skips.code, skips.message)
+
+
 def _json_ids(custom_ids: pa.Array) -> pa.Array:
-    """The ids as JSON text; quoting alone is enough for all but rare ones."""
+    """The ids as they stand between the quotes of JSON: all but rare ones as they are."""
     ids = pc.cast(unwrap(pa.chunked_array([custom_ids])), pa.large_string())
-    values = np.frombuffer(ids.buffers()[2] or b"", np.uint8)  # may hold more than these ids: then quoted with care
+    values = np.frombuffer(ids.buffers()[2] or b"", np.uint8)  # may hold more than these ids: then written with care
     if ((values < 0x20) | (values == ord('"')) | (values == ord("\\"))).any():
-        return pa.array([dumps(custom_id) for custom_id in ids.to_pylist()], pa.large_string())
-    quote = pa.scalar('"', pa.large_string())
-    return pc.binary_join_element_wise(quote, ids, quote, pa.scalar("", pa.large_string()))
+        return pa.array([dumps(custom_id)[1:-1] for custom_id in ids.to_pylist()], pa.large_string())
+    return ids
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.LargeStringArray:
-    array = column.combine_chunks()
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return array if isinstance(array, pa.LargeStringArray) else pa.concat_arrays(array.chunks)

@@ -66,6 +66,7 @@ class Value:
         ascii_by: Text: the columns that, all ASCII, make it ASCII; None where that cannot be told.
         column: The column that it is, untouched; None where it was computed.
         constant: Its value, where it is the same in all rows and `is_constant`.
+        unescaped: Text: JSON holds it as it is, whatever the row.
     """
 
     kind: Kind
@@ -78,6 +79,7 @@ class Value:
     column: str | None = None
     constant: Any = None
     is_constant: bool = False
+    unescaped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,9 @@ def _whole(bits: int) -> Any:
     return pl.Int64 if bits <= 62 else pl.Int128
 
 
-def text(expr: pl.Expr, ascii_by: frozenset[str] | None, *, nullable: bool = False) -> Value:
+def text(expr: pl.Expr, ascii_by: frozenset[str] | None, *, nullable: bool = False, unescaped: bool = False) -> Value:
     """A text."""
-    return Value(Kind.TEXT, expr, nullable=nullable, ascii_by=ascii_by)
+    return Value(Kind.TEXT, expr, nullable=nullable, ascii_by=ascii_by, unescaped=unescaped)
 
 
 def present(value: Value, requirements: Requirements) -> Value:
@@ -214,9 +216,12 @@ def printed(value: Value, requirements: Requirements) -> Value:
     """
     if value.is_constant and value.kind is not Kind.TEXT:
         return constant(str(value.constant))
+    if value.kind is Kind.TEXT and not value.nullable:
+        return value
+    unescaped = True
     match value.kind:
         case Kind.TEXT | Kind.MARKUP | Kind.PRINTED:
-            found, ascii_by = value.expr, value.ascii_by
+            found, ascii_by, unescaped = value.expr, value.ascii_by, False
         case Kind.INT:
             found, ascii_by = value.expr.cast(pl.String), frozenset[str]()
         case Kind.BOOL:
@@ -236,7 +241,7 @@ def printed(value: Value, requirements: Requirements) -> Value:
             found, ascii_by = _datetime(value.expr, "+00:00" if value.scale else ""), frozenset()
         case _:
             raise Slow(f"prints a part of {value.kind.value}" if value.type else f"prints {value.kind.value}")
-    return text(found.fill_null("None") if value.nullable else found, ascii_by)
+    return text(found.fill_null("None") if value.nullable else found, ascii_by, unescaped=unescaped)
 
 
 def plain_float(number: pl.Expr) -> pl.Expr:
