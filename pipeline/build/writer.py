@@ -24,6 +24,7 @@ from pipeline.build.packer import Limits
 from pipeline.build.template import Measured, Rendered
 from pipeline.durable import replacing, telling_disk_full
 from pipeline.ids import CUSTOM_ID_COLUMN, ROW_COLUMN, custom_ids
+from pipeline.memory import give_back
 
 BYTES_COLUMN = "__batchmill_bytes"
 TOKENS_COLUMN = "__batchmill_tokens"
@@ -121,6 +122,7 @@ class RowFileWriter:
             return
         table = pa.concat_tables(self._held).cast(self._schema)
         self._writer.write_table(table, row_group_size=table.num_rows)
+        give_back()
         self._held, self._held_bytes, self._held_rows = [], 0, 0
 
     def close(self) -> None:

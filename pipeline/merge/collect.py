@@ -25,7 +25,7 @@ from pipeline.outcome import Verdict
 __all__ = ["OUTCOMES", "OutcomeSummary", "collect_outcomes", "collect_raw"]
 
 _REPEATED = ["status", "error_code", "error_message", "finish_reason", "model", "attempt", "barren"]
-SPILL_BYTES = 64 << 20
+SPILL_BYTES = 112 << 20
 GROUP_BYTES = 16 << 20
 
 
@@ -70,7 +70,7 @@ def collect_outcomes(
     with replacing(out) as path, _writer(path) as writer:
         found = located(listed, result_files, (kind, several), tally, aside or out.with_suffix(".unknown.jsonl"))
         parted = parts(listed, found, spill_bytes=spill_bytes, folder=out.parent)
-        for outcomes in ahead(judged.tables(parted, tally)):
+        for outcomes in ahead(judged.tables(ahead(parted), tally)):
             tally.add_rows(outcomes)
             for verdict in pc.value_counts(outcomes["status"]).to_pylist():
                 counts[Verdict(verdict["values"])] += verdict["counts"]
@@ -81,7 +81,7 @@ def collect_outcomes(
 
 def _writer(path: Path) -> pq.ParquetWriter:
     """Texts that hardly repeat are written without the detour of a dictionary."""
-    return pq.ParquetWriter(path, OUTCOMES, compression="zstd", compression_level=1, use_dictionary=_REPEATED)
+    return pq.ParquetWriter(path, OUTCOMES, compression="lz4", use_dictionary=_REPEATED)
 
 
 RAW = pa.schema([("row", pa.int64()), ("raw", pa.string())])

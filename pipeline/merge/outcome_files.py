@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.merge.audit import telling_damage
@@ -74,6 +74,7 @@ class _RangeReader:
         with telling_damage(path):
             self._file = pq.ParquetFile(path, pre_buffer=False)
         self._ranges, self._row_bytes = [], []
+        self._kept: tuple[int, pa.Table] | None = None
         for index in range(self._file.metadata.num_row_groups):
             group = self._file.metadata.row_group(index)
             if statistics := group.column(0).statistics:
@@ -94,16 +95,25 @@ class _RangeReader:
 
     def rows(self, first: int, stop: int) -> pa.Table:
         """The file's rows [first, stop)."""
-        groups = [index for index, (low, high) in enumerate(self._ranges) if low < stop and high >= first]
-        if not groups:
-            return self._file.schema_arrow.empty_table()
-        with telling_damage(self._path):
-            table = self._file.read_row_groups(groups)
-        row = table["row"]
-        return table.filter(pc.and_(pc.greater_equal(row, first), pc.less(row, stop)))
+        found = [self._file.schema_arrow.empty_table()]
+        for index, (low, high) in enumerate(self._ranges):
+            if low < stop and high >= first:
+                table = self._group(index)
+                at, end = np.searchsorted(table["row"].to_numpy(), [first, stop])
+                found.append(table.slice(at, end - at))
+        return pa.concat_tables(found)
+
+    def _group(self, index: int) -> pa.Table:
+        """A row group; the last one asked for is kept, since the next range often begins in it."""
+        if self._kept is None or self._kept[0] != index:
+            self._kept = None
+            with telling_damage(self._path):
+                self._kept = index, self._file.read_row_group(index)
+        return self._kept[1]
 
     def close(self) -> None:
         """Let go of the file."""
+        self._kept = None
         self._file.close()
 
 

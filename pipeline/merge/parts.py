@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,13 @@ from pipeline.merge.places import PLACED
 FILES_MAX = 64
 """Parts that are written at a time; those that turn out too large are parted once more."""
 
+PARTS_A_SPILL = 4
+"""A part on disk is meant to be this fraction of what may be held: the next one is read while one is judged."""
+
 
 def parts(
     listed: pa.Table, placed: Iterator[pa.Table], *, spill_bytes: int, folder: Path
-) -> Iterator[tuple[pa.Table, pa.Table]]:
+) -> Generator[tuple[pa.Table, pa.Table], None, None]:
     """Bring results into the order of their rows.
 
     Args:
@@ -42,7 +45,7 @@ def parts(
         size += table.nbytes
         if size > spill_bytes and listed.num_rows > 1:
             row_bytes = size / max(1, sum(one.num_rows for one in held))
-            step = max(1, int(spill_bytes / 2 / max(1.0, row_bytes)))
+            step = max(1, int(spill_bytes / PARTS_A_SPILL / max(1.0, row_bytes)))
             whole = listed.num_rows
             step = min(max(step, -(-whole // FILES_MAX)), -(-whole // 2))  # always fewer rows than before
             yield from _spilled(listed, itertools.chain(_given_up(held), placed), step, spill_bytes, folder)
@@ -57,7 +60,7 @@ def _given_up(held: list[pa.Table]) -> Iterator[pa.Table]:
 
 def _spilled(
     listed: pa.Table, placed: Iterator[pa.Table], step: int, spill_bytes: int, folder: Path
-) -> Iterator[tuple[pa.Table, pa.Table]]:
+) -> Generator[tuple[pa.Table, pa.Table], None, None]:
     """Part results by position on disk, `step` rows each."""
     scratch = Path(tempfile.mkdtemp(prefix="parts.", suffix=".tmp", dir=folder))
     try:

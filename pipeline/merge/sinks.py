@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.durable import fsync_dir, fsync_file, replacing, telling_disk_full
 from pipeline.errors import UsageError
+from pipeline.memory import give_back
 from pipeline.merge.arrow_sink import DELTAS, ArrowSink
 from pipeline.merge.text_sink import TextSink
 
@@ -86,8 +88,7 @@ def open_sink(
         return
     with replacing(out) as path:
         if ending in PARQUET:
-            with _parquet(path, schema, plain) as writer:
-                table = _Table(writer)
+            with _parquet(path, schema, plain) as writer, _Table(writer) as table:
                 yield table
                 table.flush()
         elif ending == ".arrow":
@@ -115,12 +116,24 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 class _Table:
-    """Parquet in row groups of a good size, however small the slices come."""
+    """Parquet in row groups of a good size, however small the slices come.
+
+    A row group is written in a thread while the rows of the next are made: one is on its way, never more.
+    """
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
         self._held: list[pa.Table] = []
         self._rows = self._bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batchmill-output")
+        self._written: Future[None] | None = None
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is being written any more, and the writer may be closed."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     def begin(self, shard: str, inputs: str = "") -> dict[str, str] | None:
         return None
@@ -130,16 +143,33 @@ class _Table:
         self._rows += rows.num_rows
         self._bytes += rows.nbytes
         if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
-            self.flush()
+            self._hand_over()
 
     def flush(self) -> None:
-        """Write what is held as a row group."""
-        if self._rows:
-            self._writer.write_table(pa.concat_tables(self._held), row_group_size=self._rows)
-        self._held, self._rows, self._bytes = [], 0, 0
+        """Write what is held as a row group; returns when it is written.
+
+        Raises:
+            DiskFullError: no room, also for what was handed over earlier.
+        """
+        self._hand_over()
+        self._wait()
 
     def tell(self, facts: dict[str, str]) -> None:
+        self._wait()
         self._writer.add_key_value_metadata(facts)
+
+    def _hand_over(self) -> None:
+        self._wait()
+        if self._rows:
+            table, rows = pa.concat_tables(self._held), self._rows
+            self._written = self._thread.submit(self._writer.write_table, table, row_group_size=rows)
+        self._held, self._rows, self._bytes = [], 0, 0
+
+    def _wait(self) -> None:
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+            give_back()
 
 
 class _Parts:
@@ -167,16 +197,22 @@ class _Parts:
         self._table.write(rows)
 
     def tell(self, facts: dict[str, str]) -> None:
-        if self._writer is not None:
-            self._writer.add_key_value_metadata(facts)
+        if self._table is not None:
+            self._table.tell(facts)
 
     def end(self) -> None:
         """Finish the part begun."""
         if self._writer is not None and self._table is not None and self._path is not None:
-            self._table.flush()
+            with self._table as table:
+                table.flush()
             self._writer.close()
             fsync_file(self._path)
-            self._writer = None
+            self._writer = self._table = None
+
+    def abandon(self) -> None:
+        """Let go of the part begun."""
+        if self._table is not None:
+            self._table.__exit__()
 
 
 def told_of(path: Path, inputs: str) -> dict[str, str] | None:
@@ -203,8 +239,11 @@ def _folder(out: Path, schema: pa.Schema, plain: Collection[str]) -> Iterator[Si
         with telling_disk_full(out.parent):
             beside.mkdir()
             parts = _Parts(beside, out, schema, plain)
-            yield parts
-            parts.end()
+            try:
+                yield parts
+                parts.end()
+            finally:
+                parts.abandon()
             if not any(beside.iterdir()):
                 _parquet(beside / "part-000000-000000.parquet", schema, plain).close()
             (beside / "_SUCCESS").touch()
