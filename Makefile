@@ -31,7 +31,7 @@ run: $(STAMP) ## run the sample, or DATA=… [PROMPT=… OUT=… ARGS="…"]
 	exec $(BIN)/batchmill run "$$@" $(ARGS)
 
 test: $(STAMP) ## the tests, without the slow ones (under five minutes)
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not live"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --hypothesis-profile=steady -m "not slow and not live"
 
 test-all: $(STAMP) ## every test that costs no money
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not live"

@@ -43,7 +43,9 @@ MODULES = (
     Module("start_up"),
     Module("build", ("--rows", "1000000"), ("--rows", "10000000", "--turns", "1", "--no-loops")),
     Module(
-        "merge", ("--rows", "1000000", "--long-rows", "20000"), ("--rows", "10000000", "--no-loop", "--long-rows", "0")
+        "merge",
+        ("--rows", "1000000", "--long-rows", "20000", "--turns", "3"),
+        ("--rows", "10000000", "--no-loop", "--long-rows", "0"),
     ),
     Module("end_to_end", ("--rows", "100000"), ("--rows", "10000000"), ("--rows", "1000000")),
     Module("ledger"),

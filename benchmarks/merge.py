@@ -155,6 +155,8 @@ def parse_loop(folder: Path) -> int:
 
 def whole_ours(folder: Path) -> int:
     """Results to outcome files, and these with the row files to one Parquet file."""
+    for earlier in (folder / "ours.parquet", *folder.glob("*.outcomes.parquet")):
+        earlier.unlink(missing_ok=True)
     shards, first = [], 0
     for number in _numbers(folder):
         out = folder / f"{number}.outcomes.parquet"
@@ -236,6 +238,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--answer-bytes", type=int, default=350)
     parser.add_argument("--long-rows", type=int, default=100_000, help="answers of 30 KB in one batch; 0: none")
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--no-loop", action="store_true", help="ours alone, for memory at other sizes")
     parser.add_argument("--work", choices=sorted(WORK), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -246,7 +249,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="batchmill-merge-"))
     try:
         make(folder, given.rows, given.answer_bytes)
-        for name in ("parse", "whole"):
+        for name in ("parse", "whole") * given.turns:
             found = {"figure": name, **figure(f"{name}_ours", folder)}
             if not given.no_loop:
                 beside = figure(f"{name}_loop", folder)

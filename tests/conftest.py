@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("steady", derandomize=True)
+"""The same cases in every run, so that a change is judged by what it does; other runs look for new cases."""
 
 FOREIGN_PREFIXES = ("AZURE_", "OPENAI_", "BATCHMILL_")
 

@@ -91,6 +91,14 @@ def row_file_schema(source: pa.Schema, kept: pa.Schema | None = None) -> pa.Sche
     return pa.schema([*source, *(kept or ()), *RESERVED], metadata=source.metadata)
 
 
+def _repeats(kind: pa.DataType) -> bool:
+    """Whether a dictionary of a column's values is worth its making; of long texts it would hold another copy, as
+    would statistics, which nobody asks of row files."""
+    return pa.types.is_dictionary(kind) or (
+        pa.types.is_primitive(kind) and not (pa.types.is_binary(kind) or pa.types.is_string(kind))
+    )
+
+
 class RowFileWriter:
     """Writes one row file in row groups of bounded bytes; published by `close`, gone after `discard`.
 
@@ -103,7 +111,14 @@ class RowFileWriter:
         self._stack = ExitStack()
         temporary = self._stack.enter_context(replacing(path))
         self._writer = self._stack.enter_context(
-            pq.ParquetWriter(temporary, schema, compression=COMPRESSION, store_schema=True)
+            pq.ParquetWriter(
+                temporary,
+                schema,
+                compression=COMPRESSION,
+                store_schema=True,
+                use_dictionary=[field.name for field in schema if _repeats(field.type)],
+                write_statistics=False,
+            )
         )
         self._schema = schema
         self._held: list[pa.Table] = []

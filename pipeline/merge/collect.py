@@ -80,8 +80,8 @@ def collect_outcomes(
 
 
 def _writer(path: Path) -> pq.ParquetWriter:
-    """Texts that hardly repeat are written without the detour of a dictionary."""
-    return pq.ParquetWriter(path, OUTCOMES, compression="lz4", use_dictionary=_REPEATED)
+    """Texts that hardly repeat are written without the detour of a dictionary; row groups are found by `row` alone."""
+    return pq.ParquetWriter(path, OUTCOMES, compression="lz4", use_dictionary=_REPEATED, write_statistics=["row"])
 
 
 RAW = pa.schema([("row", pa.int64()), ("raw", pa.string())])
