@@ -69,18 +69,18 @@ def part_lengths(program: Program, block: Block, skips: Skips, *, blanks: bool) 
     total: Lengths = np.full(block.rows, QUOTES, np.int64)
     blank = asked if blanks else None
     for index, part in enumerate(program.parts):
+        nothing: bool | pl.Series = False  # whether the part adds nothing but white space
         if part.is_constant:
             total += len(dumps(part.constant).encode()) - QUOTES
-            filled = None if part.constant.strip(WHITE_SPACE) else pl.Series([""]).new_from_index(0, block.rows)
+            nothing = not part.constant.strip(WHITE_SPACE)
         elif part.unescaped:
             total += frame[f"p{index}"].fill_null(0).cast(pl.Int64).to_numpy()
-            filled = None
         else:
-            array = block.array(part.column) if _is_column(part) and part.column else frame[f"p{index}"].to_arrow()
+            array = block.array(part.column) if part.column and _is_column(part) else frame[f"p{index}"].to_arrow()
             total += json_lengths(array) - QUOTES
-            filled = pl.Series(pl.from_arrow(array)) if blanks else None
+            nothing = blanks and is_blank(pl.Series(pl.from_arrow(array)))
         if blank is not None:
-            blank = blank & (is_blank(filled) if filled is not None else False)
+            blank = blank & nothing
     return TextLengths(total, blank)
 
 
