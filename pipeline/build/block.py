@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -106,3 +107,21 @@ class Block:
     def _python(self, name: str, array: pa.Array) -> list[Any]:
         values = python_values(array)
         return ["" if value is None else value for value in values] if name in self._emptied else values
+
+
+def with_company(block: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The used columns of a block of one row, with a second row after it that means nothing.
+
+    polars keeps a column of a single row as a value of its own, and copies its text with every step: of a text of
+    100 MB it would hold half a dozen at once. Texts are not copied for it.
+    """
+    return pa.table({name: _with_company(unwrap(block.column(name))) for name in columns})
+
+
+def _with_company(array: pa.Array) -> pa.Array:
+    if not is_text(array.type) or array.null_count:
+        return pa.concat_arrays([array, array])
+    width = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
+    _, offsets, values = array.buffers()
+    start, stop = np.frombuffer(offsets, width)[array.offset : array.offset + 2]
+    return pa.Array.from_buffers(array.type, 2, [None, pa.py_buffer(np.array([start, stop, stop], width)), values])

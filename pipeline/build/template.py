@@ -7,7 +7,7 @@ nothing of files, shards, limits or the service beyond the `url` and `model` it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jinja2
 import numpy as np
@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.build.block import NULL_RULES, Block, Nulls
+from pipeline.build.block import NULL_RULES, Block, Nulls, with_company
 from pipeline.build.body import Group, Single, Skeleton, Slot, dumps, measured_piece, skeleton_of
 from pipeline.build.columns import UNRENDERABLE, unwrap
 from pipeline.build.fallback import RowFault, SlotRenderer, compile_slot, fill_rows, reason_of
@@ -189,6 +189,9 @@ class Template:
         Returns:
             As many entries as the block has rows, in its order.
         """
+        if block.num_rows == 1 and self.columns:
+            both = self.render(*self._in_company(block, custom_ids), model=model, url=url)
+            return Rendered(*(getattr(both, field.name).slice(0, 1) for field in fields(Rendered)))
         skips = Skips(block.num_rows)
         used = Block(block, self.columns, self._nulls, skips)
         ids, envelope = _json_ids(custom_ids), _envelope(url, model)
@@ -198,6 +201,9 @@ class Template:
 
     def measure(self, block: pa.Table, custom_ids: pa.Array, *, model: str | None, url: str) -> Measured:
         """What `render` would give, but for the lines: they are never put together, and most are not even encoded."""
+        if block.num_rows == 1 and self.columns:
+            both = self.measure(*self._in_company(block, custom_ids), model=model, url=url)
+            return Measured(*(getattr(both, field.name).slice(0, 1) for field in fields(Measured)))
         skips = Skips(block.num_rows)
         used = Block(block, self.columns, self._nulls, skips)
         ids, envelope = _json_ids(custom_ids), _envelope(url, model)
@@ -215,6 +221,10 @@ class Template:
             fixed, slots = measured_piece(piece)
             sizes = sum((found[slot].bytes for slot in slots), sizes + fixed)
         return _measured(pa.array(sizes, pa.int64(), mask=~skips.none().to_numpy()), ids, envelope, skips)
+
+    def _in_company(self, block: pa.Table, custom_ids: pa.Array) -> tuple[pa.Table, pa.Array]:
+        """A block of one row as one of two."""
+        return with_company(block, self.columns), pa.concat_arrays([custom_ids, custom_ids])
 
     def _lines(self, used: Block, ids: pa.Array, envelope: _Envelope, skips: Skips) -> pa.LargeStringArray:
         """Fill the strings and put the lines together; a null id makes the whole line null."""
