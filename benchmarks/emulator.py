@@ -102,7 +102,7 @@ def measure_lines(folder: Path, kind: str, lines: int) -> dict[str, object]:
 
     bare_s, emulated_s = least_cpu_s(bare), least_cpu_s(emulated)
     return {
-        "what": f"validated and answered, {kind}",
+        "figure": f"validated and answered, {kind}",
         "lines": lines,
         "line_bytes": path.stat().st_size // lines,
         "lines_a_second_a_core": round(lines / emulated_s),
@@ -151,7 +151,7 @@ def measure_memory(folder: Path, megabytes: int) -> dict[str, object]:
         process.terminate()
         process.wait()
     return {
-        "what": "a server, upload to download",
+        "figure": "a server, upload to download",
         "input_mb": round(path.stat().st_size / 1e6),
         "output_mb": round(size / 1e6),
         "lines": lines,

@@ -72,9 +72,14 @@ def machine() -> dict[str, str]:
 
 
 def save(name: str, figures: Figures, of: Mapping[str, str]) -> None:
-    """Keep a set of figures as JSON; figures of the same set that were not measured this time stay."""
+    """Keep a set of figures as JSON; figures of the same set stay where their module was not measured this time."""
     RESULTS.mkdir(exist_ok=True)
-    kept = saved().get(name, {}).get("figures", {})
+    modules = {figure.split(":")[0] for figure in figures}
+    kept = {
+        figure: value
+        for figure, value in saved().get(name, {}).get("figures", {}).items()
+        if figure.split(":")[0] not in modules
+    }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": dict(of), "figures": {**kept, **figures}}, indent=2) + "\n")
 

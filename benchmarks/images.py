@@ -1,9 +1,10 @@
 """Image rows end to end over the embedded emulator: the client's memory, by phase.
 
-Three corpora: images in a binary column (row groups of 100), the same images as files beside
-the source, and one request of 150 MB among small ones. The images are noise behind a PNG's header: nothing compresses.
+Four corpora: images in a binary column (row groups of 100), the same images as files beside the source, one request of
+150 MB of images among small ones, and one of 150 MB of text. The images are noise behind a PNG's header: nothing
+compresses.
 
-python -m benchmarks.images [--rows 2000] [--image-bytes 1000000] [--folder DIR] [--only bytes|files|line]
+python -m benchmarks.images [--rows 2000] [--image-bytes 1000000] [--folder DIR] [--only bytes|files|line|text]
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ GROUP_ROWS = 100
 
 LINE_IMAGES, LINE_IMAGE_BYTES = 8, 14_060_000
 """The one large request: 150 MB with its base64."""
+LINE_TEXT_BYTES = 149_900_000
 
 PART = '        - {{type: image_url, image_url: {{url: "{{{{ {column} | image }}}}"}}}}\n'
 PROMPT = (
@@ -74,7 +76,15 @@ def write_line(folder: Path, rows: int, size: int) -> None:
     (folder / "p.yaml").write_text(PROMPT + "".join(PART.format(column=f"photo{n}") for n in range(LINE_IMAGES)))
 
 
-CORPORA = {"bytes": write_bytes, "files": write_files, "line": write_line}
+def write_text(folder: Path, rows: int, size: int) -> None:
+    """A corpus of one row with a very long text among rows with short ones."""
+    text = ("A line of text, with words enough to be a paragraph of its own. " * 2_500_000)[:LINE_TEXT_BYTES]
+    table = pa.table({"id": range(21), "text": [*["short"] * 10, text, *["short"] * 10]})
+    pq.write_table(table, folder / "d.parquet", use_dictionary=False)
+    (folder / "p.yaml").write_text('body:\n  messages:\n    - {role: user, content: "{{ id }}: {{ text }}"}\n')
+
+
+CORPORA = {"bytes": write_bytes, "files": write_files, "line": write_line, "text": write_text}
 
 
 def measure(name: str, rows: int, size: int, folder: Path) -> dict[str, object]:

@@ -9,6 +9,9 @@ from typing import Any
 from benchmarks.figures import Figures
 
 MILLION = "1,000,000 rows"
+PLAIN = "emulator: validated and answered, plain chat"
+TYPED = "emulator: validated and answered, schema"
+SERVER = "emulator: a server, upload to download"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,21 @@ TARGETS = (
     Target("reading results against the orjson loop", f"merge: parse, {MILLION}", "ratio", 2.5),
     Target("results to output against the orjson loop", f"merge: whole, {MILLION}", "ratio", 2),
     Target("memory of the merge, MB", f"merge: whole, {MILLION}", "peak_mb", 500, most=True),
+    *(
+        Target(f"the fast path's MB a second and core, {case}", f"render: {case}", "fast_mb_s", 400)
+        for case in ("one column", "filters and ifs", "one column, not ASCII", "filters and ifs, not ASCII")
+    ),
+    Target("`check`, MB a CPU second", "inputs: check, lines of 200 bytes", "mb_per_cpu_s", 150),
+    Target("plain chat lines of the emulator, a second and core", PLAIN, "lines_a_second_a_core", 50_000),
+    Target("lines with a schema, the same", TYPED, "lines_a_second_a_core", 10_000),
+    Target("memory of the emulator with a file of 190 MB", SERVER, "peak_resident_mb", 300, most=True),
+    Target("memory with 2,000 images of 1 MB in a column, MB", "images: bytes, 2,000 rows", "peak_mb", 500, most=True),
+    Target("memory with 2,000 images of 1 MB in files, MB", "images: files, 2,000 rows", "peak_mb", 500, most=True),
+    Target("memory with a line of 150 MB of images, MB", "images: line, 21 rows", "peak_mb", 1_100, most=True),
+    Target("memory with a line of 150 MB of text, MB", "images: text, 21 rows", "peak_mb", 1_100, most=True),
+    Target("memory of 10,000 small files, MB", "inputs: seal small, 300,000 rows", "peak_mb", 500, most=True),
+    Target("memory of one giant row group, MB", "inputs: seal giant, 300,000 rows", "peak_mb", 500, most=True),
+    Target("memory of a table of 3,000 columns, MB", "inputs: seal wide, 6,000 rows", "peak_mb", 500, most=True),
     Target("seconds of `batchmill --help`", "start_up: --help", "wall_s", 0.15, most=True),
     Target("seconds of `batchmill status`", "start_up: status", "wall_s", 0.3, most=True),
     Target(

@@ -20,6 +20,8 @@ MAGIC = b"PAR1"
 _BUFFERS_BYTES = 32 << 20
 _BUFFER_BYTES_MAX, _BUFFER_BYTES_MIN = 1 << 20, 8 << 10
 _BLOCK_ROWS_MAX = 65_536
+_WIDE_COLUMNS = 256
+"""More columns than these are not read side by side."""
 
 
 def open_parquet(file: InputFile) -> tuple[pa.Schema, int, str]:
@@ -79,14 +81,43 @@ def parquet_blocks(
         # Each column has a buffer of its own: thousands of them must not add up.
         buffer = max(_BUFFER_BYTES_MIN, min(_BUFFER_BYTES_MAX, _BUFFERS_BYTES // max(1, width)))
         with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=buffer) as parquet:
-            names = None if columns is None else list(columns)
-            for batch in parquet.iter_batches(block_rows, row_groups=groups, columns=names):
-                if skip >= batch.num_rows:
-                    skip -= batch.num_rows
+            for block in _blocks(parquet, groups, columns, block_rows):
+                if skip >= block.num_rows:
+                    skip -= block.num_rows
                     continue
-                yield pa.Table.from_batches([batch.slice(skip)])
+                yield block.slice(skip)
                 skip = 0
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
             f"{file.path} cannot be read to its end ({first_line(error)}): copy or write it again."
         ) from error
+
+
+def _blocks(
+    parquet: pq.ParquetFile, groups: list[int], columns: Sequence[str] | None, block_rows: int
+) -> Iterator[pa.Table]:
+    """Blocks read side by side from all columns, of which a page each is held; of very many columns otherwise."""
+    names = list(parquet.schema_arrow.names if columns is None else columns)
+    by_name = len(set(names)) == len(names) and not any("." in name for name in names)  # else names mean several
+    if by_name and len(names) > _WIDE_COLUMNS:
+        yield from _wide(parquet, groups, names, block_rows)
+        return
+    for batch in parquet.iter_batches(block_rows, row_groups=groups, columns=None if columns is None else names):
+        yield pa.Table.from_batches([batch])
+
+
+def _wide(parquet: pq.ParquetFile, groups: list[int], names: list[str], block_rows: int) -> Iterator[pa.Table]:
+    """Blocks of a table with very many columns: a row group is read some columns at a time and handed on in copies.
+
+    A page of each of thousands of columns is as large as the row group, and what the reader holds beside it larger.
+    """
+    for group in groups:
+        parts = [
+            parquet.read_row_group(group, columns=names[start : start + _WIDE_COLUMNS])
+            for start in range(0, len(names), _WIDE_COLUMNS)
+        ]
+        whole = pa.table([column for part in parts for column in part.columns], names=names)
+        del parts
+        for start in range(0, whole.num_rows, block_rows):
+            block = whole.slice(start, block_rows)
+            yield pa.table([pa.concat_arrays(column.chunks) for column in block.columns], schema=block.schema)

@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.build import streams
+from pipeline.build import parquet_source, streams
 from pipeline.build.source import ReadOptions, open_source
 from pipeline.errors import SourceError, UsageError
 
@@ -297,6 +297,7 @@ LAYOUT = pa.schema(
     compression=st.sampled_from(["none", "zstd", "snappy"]),
     start=st.integers(0, 80),
     block=st.sampled_from([64, 1_000, 12 << 20]),
+    wide=st.booleans(),
 )
 def test_a_table_in_any_parquet_layout_is_read_back_equal(
     tmp_path_factory: pytest.TempPathFactory,
@@ -307,8 +308,9 @@ def test_a_table_in_any_parquet_layout_is_read_back_equal(
     compression: str,
     start: int,
     block: int,
+    wide: bool,
 ) -> None:
-    """Files of any size, in folders or not, row groups of any size, from any row on."""
+    """Files of any size, in folders or not, row groups of any size, from any row on, columns side by side or not."""
     folder = tmp_path_factory.mktemp("layout")
     total = sum(counts)
     table = pa.table(
@@ -327,7 +329,10 @@ def test_a_table_in_any_parquet_layout_is_read_back_equal(
         pq.write_table(part, path, row_group_size=group, compression=compression)
         first += count
     source = open_source(folder)
-    found = pa.concat_tables([source.schema.empty_table(), *source.blocks(start_row=start, block_bytes=block)])
+    with pytest.MonkeyPatch.context() as patch:
+        if wide:
+            patch.setattr(parquet_source, "_WIDE_COLUMNS", 3)
+        found = pa.concat_tables([source.schema.empty_table(), *source.blocks(start_row=start, block_bytes=block)])
     expected = table.slice(start)
     assert found.drop_columns(["part"] if parted else []).to_pylist() == expected.to_pylist()
     if parted:
