@@ -227,6 +227,7 @@ def write_request_file(
             if lines > limits.lines_max or size > limits.bytes_max:
                 raise RequestFileOverflow(lines, size)
             file.write(content)
+    give_back()
     return RequestFile(path, lines, size, tokens)
 
 

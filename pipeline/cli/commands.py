@@ -16,6 +16,7 @@ from pipeline import __version__
 from pipeline.cli.data_options import data_options
 from pipeline.cli.output_options import output_options
 from pipeline.errors import BatchmillError
+from pipeline.memory import settle_allocators
 
 if TYPE_CHECKING:
     from pipeline.merge.output import MergeCounts
@@ -316,6 +317,7 @@ def emulator(arguments: tuple[str, ...]) -> int:
 
 def main() -> None:
     """Run the command; every error of ours ends as one sentence and its exit code."""
+    settle_allocators()
     try:
         code = cli.main(standalone_mode=False)
     except BatchmillError as error:
