@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 UNUSED_MAX = 240_000_000
 """Bytes held beyond what Arrow's buffers take, interpreter and libraries included."""
-
-DECAY_MS = 100
-"""How long free memory is kept for the next use by the pool of `returned_soon`."""
 
 ARENAS = 2
 """Heaps of the C library, where it would have eight for each core."""
@@ -40,31 +35,12 @@ def settle_allocators() -> None:
         return
 
 
-@contextmanager
-def returned_soon() -> Iterator[None]:
-    """Within, Arrow's buffers come from a pool that gives free memory back by itself, where this build has one.
-
-    Merging alone is a tenth slower with it, sealing a little faster.
-    """
-    import pyarrow as pa
-
-    usual = pa.default_memory_pool()
-    try:
-        pool = pa.jemalloc_memory_pool()
-        pa.jemalloc_set_decay_ms(DECAY_MS)
-    except NotImplementedError:
-        yield
-        return
-    pa.set_memory_pool(pool)
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(usual)
-        pool.release_unused()
-
-
 def give_back() -> None:
-    """Let the system have what Arrow's pool holds unused, where that is much or cannot be told."""
+    """Let the system have what Arrow's pool holds unused, where that is much or cannot be told.
+
+    Asked for after each piece of a large work; an option by which the pool does so with every buffer costs a third of
+    the speed.
+    """
     import pyarrow as pa
 
     held = _anonymous_bytes()

@@ -30,7 +30,6 @@ from pipeline.console import Screen, service_words
 from pipeline.errors import RunFolderError, StoppedError, UsageError
 from pipeline.folder import RunFolder
 from pipeline.ledger import Ledger
-from pipeline.memory import returned_soon
 from pipeline.merge.output import MergeCounts
 from pipeline.opening import Job, Options
 from pipeline.progress import progress_of
@@ -108,7 +107,6 @@ class Run:
         """Close the ledger."""
         self.ledger.close()
 
-    @returned_soon()
     def seal(self) -> None:
         """Seal what is not sealed yet.
 
@@ -195,7 +193,6 @@ class Run:
             keep_requests=self._options.keep_requests,
         )
 
-    @returned_soon()
     def submit(self, *, once: bool = False) -> bool:
         """Ask until every row has its outcome.
 

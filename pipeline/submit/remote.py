@@ -8,6 +8,7 @@ counts, error lists of several shapes. Knows nothing of HTTP or of the SDK.
 from __future__ import annotations
 
 import email.utils
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ class Effect(StrEnum):
 
 INPUT_EXPIRY_S = 30 * 86_400
 """Expiry of input files: the longest that the service takes (contract §2), far beyond any batch's life."""
+
+RETRY_AFTER_S_MAX = 86_400.0
+"""Longest wait that is believed: a header may hold anything."""
 
 NO_TOKEN = "no_token"
 """Our own code where no token could be had, so that nothing was sent."""
@@ -116,20 +120,24 @@ class QuotaHeaders:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds asked for by `retry-after-ms` or `retry-after` (seconds or a date)."""
+    """Seconds asked for by `retry-after-ms` or `retry-after` (seconds or a date), a day at most; None: none are."""
     try:
         if value := headers.get("retry-after-ms"):
-            return float(value) / 1000
+            return _wait_s(float(value) / 1000)
         if value := headers.get("retry-after"):
-            return float(value)
+            return _wait_s(float(value))
     except ValueError:
         pass
     else:
         return None
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    except (KeyError, ValueError, TypeError):
+        return _wait_s(email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
+
+
+def _wait_s(asked_s: float) -> float | None:
+    return None if math.isnan(asked_s) else min(max(asked_s, 0.0), RETRY_AFTER_S_MAX)
 
 
 def text_of(value: Any) -> str | None:
@@ -141,7 +149,7 @@ def whole_of(value: Any) -> int | None:
     """A whole number in any spelling, or None."""
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an infinite number is none either
         return None
 
 
