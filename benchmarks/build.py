@@ -24,7 +24,7 @@ import orjson
 import pyarrow.parquet as pq
 
 from benchmarks.corpus import LONG_TEXT_BYTES, PROMPT, write_corpus, write_small_files, write_wide
-from benchmarks.watch import watched
+from benchmarks.watch import warm_up, watched
 from pipeline.build.packer import Limits
 from pipeline.build.prompt import load_prompt
 from pipeline.build.seal import seal
@@ -218,6 +218,7 @@ def main() -> None:
 
 
 def _work(way: str, folder: Path) -> None:
+    warm_up()
     start, cpu = time.perf_counter(), time.process_time()
     rows = WAYS[way](folder)
     wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from benchmarks.watch import watched
+from benchmarks.watch import warm_up, watched
 from pipeline.ids import custom_ids
 from pipeline.merge.collect import collect_outcomes
 from pipeline.merge.output import MergeShard, OutcomeFile, Shape, own_columns, write_output
@@ -218,6 +218,7 @@ WORK: dict[str, Callable[[Path], int]] = {
 
 def work(name: str, folder: Path) -> None:
     """Do one thing in this process; its time goes beside the files."""
+    warm_up()
     start = time.perf_counter()
     rows = WORK[name](folder)
     found = {"rows": rows, "seconds": round(time.perf_counter() - start, 2)}

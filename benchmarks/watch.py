@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 SAMPLE_S = 0.005
 
 
@@ -22,6 +25,12 @@ class Watched:
     peak_bytes: int = 0
     exit_code: int = 0
     marks: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+def warm_up() -> None:
+    """Have pyarrow load what it loads with the first array (pandas, where it is there): that is start-up, whatever the
+    way."""
+    pa.array(np.zeros(1))
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -26,7 +26,8 @@ _USAGE = {
 """What a kind calls the tokens of its requests and of its answers; a body that says otherwise is judged by line."""
 
 
-def _body(kind: str, *answer: tuple[str, pa.DataType]) -> pa.DataType:
+def _lines(kind: str, error: pa.DataType, *answer: tuple[str, pa.DataType]) -> pj.ParseOptions:
+    """How lines are read: the fields that matter, errors as a type."""
     asked, answered = _USAGE[kind]
     usage = [
         (asked, pa.int64()),
@@ -34,17 +35,22 @@ def _body(kind: str, *answer: tuple[str, pa.DataType]) -> pa.DataType:
         (f"{asked}_details", pa.struct([("cached_tokens", pa.int64())])),
         (f"{answered}_details", pa.struct([("reasoning_tokens", pa.int64())])),
     ]
-    return pa.struct([("model", pa.string()), ("error", _ERROR), ("usage", pa.struct(usage)), *answer])
+    body = pa.struct([("model", pa.string()), ("error", error), ("usage", pa.struct(usage)), *answer])
+    response = pa.struct([("status_code", pa.int64()), ("body", body)])
+    explicit = pa.schema([("custom_id", pa.string()), ("response", response), ("error", error)])
+    return pj.ParseOptions(explicit_schema=explicit, unexpected_field_behavior="ignore")
 
 
 _MESSAGE = pa.struct([("content", pa.string())])
 _CHOICE = pa.struct([("finish_reason", pa.string()), ("message", _MESSAGE)])
 _PART = pa.struct([("text", pa.string()), ("refusal", pa.string())])
 _ENTRY = pa.struct([("type", pa.string()), ("content", pa.list_(_PART))])
-_BODIES = {
-    "chat": _body("chat", ("choices", pa.list_(_CHOICE))),
-    "responses": _body("responses", ("status", pa.string()), ("output", pa.list_(_ENTRY))),
+_ANSWERS = {
+    "chat": [("choices", pa.list_(_CHOICE))],
+    "responses": [("status", pa.string()), ("output", pa.list_(_ENTRY))],
 }
+_WAYS = {kind: [_lines(kind, error, *answer) for error in (pa.null(), _ERROR)] for kind, answer in _ANSWERS.items()}
+"""Of each kind first as lines without any error, in a twentieth less time: the reader raises where there is one."""
 
 
 def block_columns(
@@ -62,16 +68,12 @@ def block_columns(
         Batches with a mask each, False where a row is not the plain success; None where the block has to be read line
         by line.
     """
-    if kind not in _BODIES:
-        return None
-    body = _BODIES[kind]
-    response = pa.struct([("status_code", pa.int64()), ("body", body)])
-    explicit = pa.schema([("custom_id", pa.string()), ("response", response), ("error", _ERROR)])
-    parse = pj.ParseOptions(explicit_schema=explicit, unexpected_field_behavior="ignore")
-    table = _read(content, parse)
-    if table is None or table.num_rows != lines:
-        return None
-    return [_extracted(batch, kind, schema) for batch in table.to_batches()]
+    for parse in _WAYS.get(kind, ()):
+        table = _read(content, parse)
+        if table is not None:
+            fits = table.num_rows == lines
+            return [_extracted(batch, kind, schema) for batch in table.to_batches()] if fits else None
+    return None
 
 
 def line_starts(content: memoryview) -> Any:
@@ -107,17 +109,18 @@ def _read(content: memoryview, parse: pj.ParseOptions) -> pa.Table | None:
 
 
 def _extracted(batch: pa.RecordBatch, kind: str, schema: pa.Schema) -> tuple[pa.RecordBatch, Any]:
-    ids, error = batch.column("custom_id"), batch.column("error")
+    ids = batch.column("custom_id")
     status = pc.struct_field(batch.column("response"), "status_code")
     body = pc.struct_field(batch.column("response"), "body")
     plain = [
         pc.is_valid(ids),
-        pc.is_null(pc.struct_field(error, "code")),
-        pc.is_null(pc.struct_field(error, "message")),
         pc.fill_null(pc.and_(pc.greater_equal(status, 200), pc.less(status, 300)), False),
         pc.is_valid(body),
-        pc.is_null(pc.struct_field(body, "error")),
     ]
+    error = batch.column("error")
+    if pa.types.is_struct(error.type):
+        plain += [pc.is_null(pc.struct_field(error, name)) for name in ("code", "message")]
+        plain.append(pc.is_null(pc.struct_field(body, "error")))
     good = np.logical_and.reduce([mask.to_numpy(zero_copy_only=False) for mask in plain])
     answer, finish, is_plain = (_chat if kind == "chat" else _responses)(body)
     good &= is_plain
