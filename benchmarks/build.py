@@ -24,7 +24,7 @@ import orjson
 import pyarrow.parquet as pq
 
 from benchmarks.corpus import LONG_TEXT_BYTES, PROMPT, write_corpus, write_small_files, write_wide
-from benchmarks.watch import warm_up, watched
+from benchmarks.watch import AS_THE_COMMAND, warm_up, watched
 from pipeline.build.packer import Limits
 from pipeline.build.prompt import load_prompt
 from pipeline.build.seal import seal
@@ -151,7 +151,7 @@ def in_process(name: str, folder: Path) -> dict[str, float]:
     """Do one thing in a process of its own: seconds and CPU seconds of the work itself, memory of the process."""
     os.sync()
     command = [sys.executable, "-m", "benchmarks.build", "--way", name, "--folder", folder]
-    seen = watched(command, cwd=folder, env={"PYTHONPATH": str(ROOT)})
+    seen = watched(command, cwd=folder, env={"PYTHONPATH": str(ROOT), **AS_THE_COMMAND})
     return {**json.loads((folder / "figure.json").read_text()), "peak_mb": round(seen.peak_bytes / 1e6)}
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from benchmarks.watch import warm_up, watched
+from benchmarks.watch import AS_THE_COMMAND, warm_up, watched
 from pipeline.ids import custom_ids
 from pipeline.merge.collect import collect_outcomes
 from pipeline.merge.output import MergeShard, OutcomeFile, Shape, own_columns, write_output
@@ -228,7 +228,7 @@ def work(name: str, folder: Path) -> None:
 def figure(name: str, folder: Path) -> dict[str, Any]:
     """A way's time and memory, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.merge", "--work", name, "--folder", folder]
-    seen = watched(command, cwd=folder, env={"PYTHONPATH": str(ROOT)})
+    seen = watched(command, cwd=folder, env={"PYTHONPATH": str(ROOT), **AS_THE_COMMAND})
     told = json.loads((folder / "figure.json").read_text())
     return {**told, "cpu_seconds": round(seen.cpu_s, 2), "peak_mb": round(seen.peak_bytes / 1e6)}
 
