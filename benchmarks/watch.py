@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 SAMPLE_S = 0.005
-AS_THE_COMMAND = {"MALLOC_ARENA_MAX": "2", "_RJEM_MALLOC_CONF": "dirty_decay_ms:50,muzzy_decay_ms:0"}
+AS_THE_COMMAND = {"MALLOC_ARENA_MAX": "3", "_RJEM_MALLOC_CONF": "dirty_decay_ms:50,muzzy_decay_ms:0"}
 """What `pipeline.memory.settle_allocators` does for the command, for a process that calls a part of it."""
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 UNUSED_MAX = 280_000_000
 """Bytes held beyond what Arrow's buffers take, interpreter and libraries included."""
 
-ARENAS = 2
-"""Heaps of the C library, where it would have eight for each core."""
+ARENAS = 3
+"""Heaps of the C library, where it would have eight for each core; with two the reading of results is slower."""
 
 _M_ARENA_MAX = -8
 _POLARS = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:50,muzzy_decay_ms:0")

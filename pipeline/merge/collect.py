@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from pipeline.ahead import ahead
 from pipeline.durable import replacing
-from pipeline.memory import give_back
 from pipeline.merge.answer_check import checker
 from pipeline.merge.judging import OUTCOMES, Judging, best_lines
 from pipeline.merge.parts import parts
@@ -77,7 +76,6 @@ def collect_outcomes(
                 counts[Verdict(verdict["values"])] += verdict["counts"]
             width = max(1, outcomes.nbytes // max(1, outcomes.num_rows))
             writer.write_table(outcomes, row_group_size=max(1, GROUP_BYTES // width))
-    give_back()
     return tally.summary(listed.num_rows, counts)
 
 
