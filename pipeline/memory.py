@@ -11,7 +11,7 @@ import ctypes
 import os
 from pathlib import Path
 
-UNUSED_MAX = 280_000_000
+UNUSED_MAX = 250_000_000
 """Bytes held beyond what Arrow's buffers take, interpreter and libraries included."""
 
 ARENAS = 3

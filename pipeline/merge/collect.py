@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.ahead import ahead
 from pipeline.durable import replacing
+from pipeline.memory import give_back
 from pipeline.merge.answer_check import checker
 from pipeline.merge.judging import OUTCOMES, Judging, best_lines
 from pipeline.merge.parts import parts
@@ -25,7 +26,7 @@ from pipeline.outcome import Verdict
 __all__ = ["OUTCOMES", "OutcomeSummary", "collect_outcomes", "collect_raw"]
 
 _REPEATED = ["status", "error_code", "error_message", "finish_reason", "model", "attempt", "barren"]
-SPILL_BYTES = 112 << 20
+SPILL_BYTES = 96 << 20
 GROUP_BYTES = 16 << 20
 
 
@@ -70,12 +71,13 @@ def collect_outcomes(
     with replacing(out) as path, _writer(path) as writer:
         found = located(listed, result_files, (kind, several), tally, aside or out.with_suffix(".unknown.jsonl"))
         parted = parts(listed, found, spill_bytes=spill_bytes, folder=out.parent)
-        for outcomes in ahead(judged.tables(ahead(parted), tally)):
+        for outcomes in ahead(judged.tables(parted, tally)):
             tally.add_rows(outcomes)
             for verdict in pc.value_counts(outcomes["status"]).to_pylist():
                 counts[Verdict(verdict["values"])] += verdict["counts"]
             width = max(1, outcomes.nbytes // max(1, outcomes.num_rows))
             writer.write_table(outcomes, row_group_size=max(1, GROUP_BYTES // width))
+            give_back()
     return tally.summary(listed.num_rows, counts)
 
 
