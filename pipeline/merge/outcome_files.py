@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 from pipeline.merge.audit import telling_damage
 
 _FOOTER_BYTES = 1 << 16
+KEPT_SHARE = 4
+"""A row group is kept for the next range where this one took at least that fraction of it: what all the files of a
+shard keep is then a few slices, however many they are."""
 SLICE_BYTES = 16 << 20
 """Outcomes that are joined at a time, at most, as outcome files estimate them; one row at least."""
 
@@ -101,15 +104,18 @@ class _RangeReader:
                 table = self._group(index)
                 at, end = np.searchsorted(table["row"].to_numpy(), [first, stop])
                 found.append(table.slice(at, end - at))
+                # The next range often begins in it. One of which this range is a small part (pooled retries, of which a
+                # shard may have many files) is not worth its memory.
+                self._kept = (index, table) if (end - at) * KEPT_SHARE >= table.num_rows else None
         return pa.concat_tables(found)
 
     def _group(self, index: int) -> pa.Table:
-        """A row group; the last one asked for is kept, since the next range often begins in it."""
-        if self._kept is None or self._kept[0] != index:
-            self._kept = None
-            with telling_damage(self._path):
-                self._kept = index, self._file.read_row_group(index)
-        return self._kept[1]
+        """A row group, read or still kept."""
+        if self._kept is not None and self._kept[0] == index:
+            return self._kept[1]
+        self._kept = None
+        with telling_damage(self._path):
+            return self._file.read_row_group(index)
 
     def close(self) -> None:
         """Let go of the file."""
