@@ -116,7 +116,8 @@ def _wide(parquet: pq.ParquetFile, groups: list[int], names: list[str], block_ro
             parquet.read_row_group(group, columns=names[start : start + _WIDE_COLUMNS])
             for start in range(0, len(names), _WIDE_COLUMNS)
         ]
-        whole = pa.table([column for part in parts for column in part.columns], names=names)
+        schema = pa.schema([field for part in parts for field in part.schema], parts[0].schema.metadata)
+        whole = pa.table([column for part in parts for column in part.columns], schema=schema)
         del parts
         for start in range(0, whole.num_rows, block_rows):
             block = whole.slice(start, block_rows)
